@@ -9,6 +9,7 @@ mod drains;
 pub mod exchange;
 mod explain;
 pub mod moments;
+mod orders;
 mod probing;
 mod problem;
 mod schema;
@@ -27,6 +28,7 @@ pub use domains::{
 };
 pub use drains::{CancelledDrain, DrainOrder, DrainView, HookState, OrderedDrain, StillRegistered};
 pub use explain::{ExplainQuery, ExplainedAddress, ExplainedSite, Explanation, PastMoment};
+pub use orders::{OrderWithoutEffect, SwitchInForce};
 pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
 pub use problem::Problem;
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};

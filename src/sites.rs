@@ -7,6 +7,7 @@
 pub mod caller;
 mod error;
 mod files;
+mod http;
 mod metrics;
 mod peer;
 mod peers;
@@ -19,5 +20,5 @@ mod trust;
 pub use crate::api::exchange;
 pub use error::{Failures, PeerError};
 pub use metrics::PeerMetrics;
-pub use peer::Peer;
+pub use peer::{Answer, Carrier, Peer, Request};
 pub use peers::{Own, Peers};

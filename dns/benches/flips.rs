@@ -62,7 +62,7 @@ fn compile(domains: usize, board: &Board) -> Snapshot {
     let documents = model::parse("flips.yaml", &documents(domains)).unwrap();
     let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
     let world = model::World::check(placed, Moment(0)).unwrap();
-    Snapshot::compile(world.sources(), Generation { epoch: 1, number: 1 }, board)
+    Snapshot::compile(world.sources(), Generation::new(1, 1), board)
 }
 
 fn query(id: u16, domain: usize) -> Vec<u8> {

@@ -148,7 +148,7 @@ records:
         let documents = model::parse("alias.yaml", documents).unwrap();
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         let world = model::World::check(placed, Moment(0)).unwrap();
-        Snapshot::compile(world.sources(), Generation { epoch: 1, number: 7 }, &Board::default())
+        Snapshot::compile(world.sources(), Generation::new(1, 7), &Board::default())
     }
 
     const NOW: Moment = Moment(1_000_000);

@@ -118,7 +118,7 @@ impl Fixed {
         let documents = model::parse("world.yaml", include_str!("fuzzing/world.yaml")).expect("documents");
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         let checked = model::World::check(placed, Moment(0)).expect("a world");
-        let snapshot = Snapshot::compile(checked.sources(), Generation { epoch: 1, number: 7 }, &board);
+        let snapshot = Snapshot::compile(checked.sources(), Generation::new(1, 7), &board);
         for target in snapshot.targets.values() {
             board.write(target.slot, Reading { state: State::Up, ..Reading::default() });
         }

@@ -133,7 +133,7 @@ impl Small {
         let documents = model::parse("small.yaml", documents).unwrap();
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         let world = model::World::check(placed, Moment(0)).unwrap();
-        Snapshot::compile(world.sources(), Generation { epoch: 1, number: 7 }, board)
+        Snapshot::compile(world.sources(), Generation::new(1, 7), board)
     }
 
     /// With every site Up.

@@ -25,7 +25,7 @@ pub(super) async fn apply(
     JsonBody(wanted): JsonBody<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
-    let applied = admin.control.apply(caller.requester(), &wanted.files, wanted.prune).await;
+    let applied = admin.control.apply(caller.requester(), &wanted).await;
     applied.map(Json).map_err(|error| caller.problem(error))
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn diff(
     JsonBody(wanted): JsonBody<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Read)?;
-    let compared = admin.control.compare(caller.requester(), &wanted.files, wanted.prune).await;
+    let compared = admin.control.compare(caller.requester(), &wanted).await;
     compared.map(Json).map_err(|error| caller.problem(error))
 }
 

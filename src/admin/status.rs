@@ -16,6 +16,7 @@ use store::{
     health_state::HealthView,
     keys,
     model::{RouteBy, Span, Vantage},
+    orders::{Switched, WithoutEffect},
     snapshot::Snapshot,
 };
 
@@ -24,7 +25,10 @@ use super::{
     shown::{seen, view},
 };
 use crate::{
-    api::{CnameToSet, Status, StatusQuery, StillRegistered, TargetStatus, VantageStatus},
+    api::{
+        CnameToSet, OrderWithoutEffect, Status, StatusQuery, StillRegistered, SwitchInForce, TargetStatus,
+        VantageStatus,
+    },
     auth::Right,
 };
 
@@ -68,6 +72,8 @@ pub(super) async fn status(
         frozen: health_view.frozen.keys().map(ToString::to_string).collect(),
         frozen_since: health_view.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
+        switches: snapshot.orders.switches.iter().map(switch).collect(),
+        without_effect: snapshot.orders.without.iter().map(without_effect).collect(),
         ..Status::default()
     };
     if let Some(name) = &query.about {
@@ -79,6 +85,19 @@ pub(super) async fn status(
     }
     findings::add(&mut status, now);
     Ok(Json(status))
+}
+
+fn switch(switched: &Switched) -> SwitchInForce {
+    SwitchInForce {
+        domain: switched.domain.to_string(),
+        active: switched.to.as_str().to_owned(),
+        by: switched.by.clone(),
+        at: switched.at.rfc3339(),
+    }
+}
+
+fn without_effect(order: &WithoutEffect) -> OrderWithoutEffect {
+    OrderWithoutEffect { order: order.target.to_string(), reason: order.reason.clone() }
 }
 
 fn targets(snapshot: &Snapshot, health_view: &HealthView) -> Vec<TargetStatus> {

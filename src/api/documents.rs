@@ -21,6 +21,9 @@ pub struct Apply {
     /// Also remove the stored documents of the same kinds that are in none of these files.
     #[serde(default)]
     pub prune: bool,
+    /// The overrides among them were not written to a file: a later apply with `prune` does not end them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub order: bool,
 }
 
 /// One file.

@@ -13,8 +13,11 @@ use utoipa::ToSchema;
 /// A version of the configuration.
 #[derive(ToSchema)]
 pub(super) struct Generation {
-    /// Raised by a restore.
+    /// Raised by a restore and by a promotion.
     epoch: u32,
+    /// The site that gave the epoch, which is the home; absent if the engine is connected to no other site.
+    #[schema(required = false)]
+    site: String,
     /// Raised by every change.
     number: u64,
 }

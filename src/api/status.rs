@@ -9,7 +9,10 @@ use store::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DomainStatus, DrainView, PendingToken, ServiceStatus, StillRegistered, schema};
+use super::{
+    DomainStatus, DrainView, OrderWithoutEffect, PendingToken, ServiceStatus, StillRegistered, SwitchInForce,
+    schema,
+};
 
 /// What to show of the status.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
@@ -75,6 +78,12 @@ pub struct Status {
     /// Since when each of them has been frozen, in RFC 3339.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub frozen_since: BTreeMap<String, String>,
+    /// The domains whose active colour is ordered, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchInForce>,
+    /// The orders that have no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_effect: Vec<OrderWithoutEffect>,
     /// The operator's token that is not in force yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<PendingToken>,

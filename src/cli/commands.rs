@@ -33,7 +33,7 @@ pub(super) fn print_applied(applied: &Applied, json: bool) -> Outcome {
 
 pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
-    let wanted = Apply { files, prune };
+    let wanted = Apply { files, prune, order: false };
     servers::agree_on_uuids(servers, &wanted).await.map_err(|failure| origins.explain(failure))?;
     let apply = async |client: &Client| -> Result<Applied, Failure> {
         let applied = client.post("/v1/apply", &wanted).await;
@@ -47,7 +47,7 @@ pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> 
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {
     let (files, origins) = documents(paths)?;
-    let applied = client.post("/v1/diff", &Apply { files, prune }).await;
+    let applied = client.post("/v1/diff", &Apply { files, prune, order: false }).await;
     let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
     origins.point_out(&mut applied.warnings);
     applied.warnings.extend(origins.warnings);
@@ -162,7 +162,7 @@ pub(super) async fn explain(
 /// Applies one document that was made here.
 async fn apply_one(servers: &Servers, what: &str, document: &Value) -> Outcome {
     let file = FileText { name: what.to_owned(), text: document.to_string() };
-    let wanted = Apply { files: vec![file], prune: false };
+    let wanted = Apply { files: vec![file], prune: false, order: true };
     servers.each(async |client| apply_order(client, &wanted, servers.json).await, show::applied).await
 }
 
@@ -363,7 +363,8 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async { axum::serve(listener, router).await });
         let client = Client::new(&url, None, None).unwrap();
-        let result = apply_order(&client, &Apply { files: Vec::new(), prune: false }, as_json).await;
+        let result =
+            apply_order(&client, &Apply { files: Vec::new(), prune: false, order: true }, as_json).await;
         serving.abort();
         (result, applied.load(Ordering::Relaxed))
     }

@@ -22,7 +22,7 @@ use store::{
         embedded::Embedded,
     },
     handle::Clock,
-    model::{Authority, Bearer, Document, Generation, Name, Place, Placed, Role, Scope, Token},
+    model::{Authority, Bearer, Document, Generation, Name, Place, Placed, Role, Scope, SiteTag, Token},
 };
 
 use super::{
@@ -206,7 +206,8 @@ async fn commit_reset(engine: &dyn Engine, new: Option<&Token>) -> Result<Done, 
         let new = new.map(|it| Token { waits_for: waits_for(&before), ..it.clone() });
         let waits_for = new.iter().flat_map(|it| it.waits_for.iter().cloned()).collect();
         let now = Clock::default().now();
-        let author = Author { authority: Authority::Human };
+        let author =
+            Author { authority: Authority::Human, by: "token reset", site: SiteTag::NONE, applied: false };
         let planned = commit::plan(&stored, changes(&stored, new.as_ref()), now, author);
         let plan = match planned.map_err(|errors| Failure::Failed(Failure::lines(&errors)))? {
             Planned::Unchanged(generation) => return Ok(Done { generation, ended, waits_for }),
@@ -291,7 +292,7 @@ mod tests {
             Change::Put(Placed { value: Document::Token(token.clone()), place: Place::elsewhere("test") })
         };
         let now = Clock::default().now();
-        let author = Author { authority: Authority::Human };
+        let author = store::testing::author();
         let planned = commit::plan(&stored, tokens.iter().map(put).collect(), now, author).unwrap();
         let Planned::Changed(plan) = planned else { panic!("nothing to commit") };
         let (who, what) = ("test".to_owned(), "test".to_owned());

@@ -215,7 +215,7 @@ pub(super) async fn agree_on_uuids(servers: &Servers, wanted: &Apply) -> Outcome
     if !servers.are_several() || services.is_empty() {
         return Ok(());
     }
-    let compare = Apply { files: wanted.files.clone(), prune: false };
+    let compare = Apply { files: wanted.files.clone(), prune: false, order: false };
     let answers =
         servers.ask(async |client| client.post::<Applied>("/v1/diff", &compare).await, |_| ()).await;
     let mut known: BTreeMap<String, Vec<Known>> = BTreeMap::new();

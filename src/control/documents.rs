@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,9 +17,10 @@ use store::{
     },
     engine::EngineError,
     model::{
-        self, Authority, Colour, Document, DocumentId, Generation, InputError, Kind, Name, Place, Placed,
-        Places, Policy, encode,
+        self, Authority, Colour, Document, DocumentId, Generation, InputError, Kind, Name, Placed, Places,
+        SiteTag, encode,
     },
+    orders::OrderTarget,
 };
 use uuid::Uuid;
 
@@ -26,7 +28,7 @@ use super::{
     ControlHandle, Refusal, Refused, Shared,
     bearers::{self, Lockout, TokenChange},
 };
-use crate::api::{Applied, DocumentChange, FileText, StoredDocument};
+use crate::api::{Applied, Apply, DocumentChange, FileText, StoredDocument};
 
 /// Commits by others that a change gives way to before it fails.
 const MAX_CONFLICTS: u32 = 5;
@@ -47,8 +49,8 @@ pub struct Requester<'a> {
 }
 
 impl Requester<'_> {
-    const fn author(&self) -> Author {
-        Author { authority: self.authority }
+    fn author<'a>(&'a self, site: &Name, applied: bool) -> Author<'a> {
+        Author { authority: self.authority, by: self.name, site: SiteTag::of(site), applied }
     }
 
     fn entry(&self, at: model::Moment, what: String) -> AuditEntry {
@@ -151,14 +153,31 @@ async fn wait_until_followed(shared: &Shared, generation: Generation) {
     let _ = tokio::time::timeout(PUBLISH_TIMEOUT, followed).await;
 }
 
+/// A change of documents and orders.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request<'a> {
+    pub(super) by: Requester<'a>,
+    /// What is done, for the record of writes.
+    pub(super) verb: &'a str,
+    pub(super) lockout: Lockout,
+    /// Its overrides come from files.
+    pub(super) applied: bool,
+}
+
+impl<'a> Request<'a> {
+    /// One that refuses to lock a node out.
+    pub(super) const fn new(by: Requester<'a>, verb: &'a str) -> Self {
+        Self { by, verb, lockout: Lockout::Refused, applied: false }
+    }
+}
+
 /// Commits changes that are made from what is stored. They are made again if another commit came first.
 pub(super) async fn commit_with(
     shared: &Shared,
-    by: Requester<'_>,
-    verb: &str,
-    lockout: Lockout,
+    request: Request<'_>,
     changes: impl Fn(&Stored) -> Vec<Change>,
 ) -> Result<Applied, ChangeError> {
+    let Request { by, verb, lockout, applied } = request;
     let engine = shared.engine.as_ref();
     let mut conflicts = 0;
     loop {
@@ -167,7 +186,7 @@ pub(super) async fn commit_with(
         let changes = changes(&stored);
         let places = places(&changes);
         let services = without_uuid(&changes);
-        let planned = commit::plan(&stored, changes, now, by.author())?;
+        let planned = commit::plan(&stored, changes, now, by.author(&shared.config.site, applied))?;
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
@@ -206,15 +225,11 @@ impl ControlHandle {
     /// # Errors
     /// When the documents have errors, the requester may not change them, the change would lock out a node, or the
     /// engine fails.
-    pub async fn apply(
-        &self,
-        by: Requester<'_>,
-        files: &[FileText],
-        prune: bool,
-    ) -> Result<Applied, ChangeError> {
-        let documents = parse(files)?;
-        let applied = commit_with(&self.shared, by, "apply", Lockout::Refused, |stored| {
-            let removed = if prune { removed(stored, &documents) } else { Vec::new() };
+    pub async fn apply(&self, by: Requester<'_>, wanted: &Apply) -> Result<Applied, ChangeError> {
+        let documents = parse(&wanted.files)?;
+        let request = Request { applied: !wanted.order, ..Request::new(by, "apply") };
+        let applied = commit_with(&self.shared, request, |stored| {
+            let removed = if wanted.prune { removed(stored, &documents) } else { Vec::new() };
             let puts = documents.iter().cloned().map(Change::Put);
             puts.chain(removed.into_iter().map(Change::Delete)).collect()
         });
@@ -228,15 +243,11 @@ impl ControlHandle {
     ///
     /// # Errors
     /// When the documents could not be applied, or the engine fails.
-    pub async fn compare(
-        &self,
-        by: Requester<'_>,
-        files: &[FileText],
-        prune: bool,
-    ) -> Result<Applied, ChangeError> {
-        let documents = parse(files)?;
+    pub async fn compare(&self, by: Requester<'_>, wanted: &Apply) -> Result<Applied, ChangeError> {
+        let documents = parse(&wanted.files)?;
         let stored = self.stored().await?;
-        Ok(comparison(&stored, &documents, prune, self.shared.handle.now(), by.author())?)
+        let author = by.author(&self.shared.config.site, !wanted.order);
+        Ok(comparison(&stored, &documents, wanted.prune, self.shared.handle.now(), author)?)
     }
 
     /// Removes a document.
@@ -252,11 +263,12 @@ impl ControlHandle {
         if self.stored().await?.get(&id).is_none() {
             return Err(ChangeError::not_found(format!("there is no {id}")));
         }
-        commit_with(&self.shared, by, "delete", lockout, |_| vec![Change::Delete(id.clone())]).await
+        let request = Request { lockout, ..Request::new(by, "delete") };
+        commit_with(&self.shared, request, |_| vec![Change::Delete(id.clone())]).await
     }
 
-    /// Switches a domain to a colour, or to its other colour. Nothing else of the document changes, even if another
-    /// commit changes it at the same time.
+    /// Switches a domain to a colour, or to its other colour, until a commit changes the active colour in its document. It is
+    /// an order, so any site takes it.
     ///
     /// # Errors
     /// Not found: there is no such domain. Wrong: its policy has no colours. Otherwise as [`ControlHandle::apply`].
@@ -271,15 +283,30 @@ impl ControlHandle {
         let Some(found) = stored.get(&id) else {
             return Err(ChangeError::not_found(format!("there is no {id}")));
         };
-        if switched(&found.document, to).is_none() {
-            return Err(ChangeError::wrong(format!("{id} has no policy of type blue_green")));
-        }
-        let change = |stored: &Stored| {
-            let switched = stored.get(&id).and_then(|kept| switched(&kept.document, to));
-            let put = |value| Change::Put(Placed { value, place: Place::elsewhere("switch") });
-            switched.map(put).into_iter().collect()
+        let Document::Domain(domain) = &*found.document else {
+            return Err(ChangeError::not_found(format!("there is no {id}")));
         };
-        commit_with(&self.shared, by, "switch", Lockout::Refused, change).await
+        let (shared, domain) = (&self.shared, domain.name.clone());
+        let (mut conflicts, mut stored) = (0, stored);
+        loop {
+            let now = shared.handle.now();
+            let author = by.author(&shared.config.site, false);
+            let plan = match commit::plan_switch(&stored, &domain, to, now, author) {
+                None => return Err(ChangeError::wrong(format!("{id} has no policy of type blue_green"))),
+                Some(Planned::Unchanged(generation)) => {
+                    return Ok(plain(generation, Vec::new(), BTreeMap::new()));
+                }
+                Some(Planned::Changed(plan)) => plan,
+            };
+            let differences = plan.differences().to_vec();
+            let entry = by.entry(now, format!("switch: {}", describe(&differences)));
+            match commit::commit(shared.engine.as_ref(), *plan, entry).await {
+                Ok(generation) => return Ok(plain(generation, differences, BTreeMap::new())),
+                Err(CommitError::Conflict) if conflicts < MAX_CONFLICTS => conflicts += 1,
+                Err(error) => return Err(error.into()),
+            }
+            stored = self.stored().await?;
+        }
     }
 
     /// Puts a backup in the place of everything that is stored.
@@ -299,7 +326,8 @@ impl ControlHandle {
         let shared = &self.shared;
         let stored = commit::read_for_restore(shared.engine.as_ref()).await?;
         let now = shared.handle.now();
-        let plan = commit::plan_restore(&stored, generation, documents, now, by.author())?;
+        let plan =
+            commit::plan_restore(&stored, generation, documents, now, by.author(&shared.config.site, true))?;
         if lockout == Lockout::Refused {
             refuse_lockout(shared, &stored, &plan).await?;
         }
@@ -310,13 +338,15 @@ impl ControlHandle {
         Ok(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) })
     }
 
-    /// Every stored document as YAML, with the generation in the first line, for [`ControlHandle::restore`].
+    /// Every stored document as YAML, with the generation in the first line, for [`ControlHandle::restore`]. Domains have the
+    /// colours that are in force, because a backup contains no switches.
     ///
     /// # Errors
     /// When the stored documents cannot be read.
     pub async fn backup(&self) -> Result<String, ReadError> {
         let stored = self.stored().await?;
-        Ok(format!("{BACKUP}{}\n{}", stored.generation(), yaml(&stored, &HashSet::new())))
+        let documents = stored.with_colours(self.shared.handle.now());
+        Ok(format!("{BACKUP}{}\n{}", stored.generation(), yaml(documents)))
     }
 
     /// The stored documents as YAML, without those of hidden kinds.
@@ -324,7 +354,8 @@ impl ControlHandle {
     /// # Errors
     /// When they cannot be read.
     pub async fn export(&self, hidden: &HashSet<Kind>) -> Result<String, ReadError> {
-        Ok(yaml(&self.stored().await?, hidden))
+        let stored = self.stored().await?;
+        Ok(yaml(stored.documents().filter(|it| !hidden.contains(&it.id().kind)).collect()))
     }
 
     /// The stored documents that are wanted, by kind and name.
@@ -365,7 +396,12 @@ impl ControlHandle {
 /// The stored documents that a pruning apply of these removes.
 fn removed(stored: &Stored, wanted: &[Placed<Document>]) -> Vec<DocumentId> {
     let differences = commit::diff(stored, wanted.iter().map(|it| &it.value), true);
-    let gone = differences.into_iter().filter(|it| it.kind == DifferenceKind::Removed);
+    // An override that was ordered at a command line is in no file.
+    let applied = |id: &DocumentId| {
+        let target = id.name.parse().ok().filter(|_| id.kind == Kind::Override).map(OrderTarget::Override);
+        target.and_then(|target| stored.orders().current(&target)).is_none_or(|order| order.applied)
+    };
+    let gone = differences.into_iter().filter(|it| it.kind == DifferenceKind::Removed && applied(&it.id));
     gone.map(|it| it.id).collect()
 }
 
@@ -375,10 +411,12 @@ fn comparison(
     documents: &[Placed<Document>],
     prune: bool,
     now: model::Moment,
-    author: Author,
+    author: Author<'_>,
 ) -> Result<Applied, Vec<InputError>> {
-    let differences = commit::diff(stored, documents.iter().map(|it| &it.value), prune);
-    let gone = differences.iter().filter(|it| it.kind == DifferenceKind::Removed).map(|it| it.id.clone());
+    let removed = if prune { removed(stored, documents) } else { Vec::new() };
+    let mut differences = commit::diff(stored, documents.iter().map(|it| &it.value), prune);
+    differences.retain(|it| it.kind != DifferenceKind::Removed || removed.contains(&it.id));
+    let gone = removed.into_iter();
     let changes: Vec<_> =
         documents.iter().cloned().map(Change::Put).chain(gone.map(Change::Delete)).collect();
     let services = without_uuid(&changes);
@@ -449,30 +487,19 @@ fn compared(
     DocumentChange { difference, values, more }
 }
 
-/// The same domain with another active colour; `None` if the document has no colours.
-fn switched(document: &Document, to: Option<Colour>) -> Option<Document> {
-    let mut switched = document.clone();
-    let Document::Domain(domain) = &mut switched else { return None };
-    let Policy::BlueGreen(it) = &mut domain.policy else { return None };
-    it.active = to.unwrap_or_else(|| it.active.other());
-    Some(switched)
-}
-
 fn kept(stored: &commit::Kept) -> StoredDocument {
     let (yaml, document) = (encode::yaml(&stored.document), encode::json(&stored.document));
     StoredDocument { id: stored.document.id(), changed: stored.changed, yaml, document }
 }
 
-fn yaml(stored: &Stored, hidden: &HashSet<Kind>) -> String {
-    let mut documents: Vec<_> = stored.documents().filter(|it| !hidden.contains(&it.id().kind)).collect();
+fn yaml(mut documents: Vec<Arc<Document>>) -> String {
     documents.sort_by_key(|it| it.id());
     encode::yaml_all(documents.iter().map(AsRef::as_ref))
 }
 
 /// The generation that a backup was made of; `None` if the text is no backup.
 fn generation_of(backup: &str) -> Option<Generation> {
-    let (epoch, number) = backup.lines().next()?.strip_prefix(BACKUP)?.trim().split_once('.')?;
-    Some(Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+    backup.lines().next()?.strip_prefix(BACKUP)?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -499,7 +526,7 @@ mod tests {
 
     #[test]
     fn a_backup_says_its_generation() {
-        let generation = Generation { epoch: 3, number: 41 };
+        let generation = Generation::new(3, 41);
         assert_eq!(generation_of(&format!("{BACKUP}{generation}\nkind: Site\n")), Some(generation));
         for none in ["", "kind: Site\n", "# waypost backup, generation x\n"] {
             assert_eq!(generation_of(none), None);

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use axum::{Json, Router, extract::State as Shown, routing::post};
 use http::{HeaderMap, StatusCode};
 use store::{
-    commit::{self, AuditEntry, Author, Change, Planned},
+    commit::{self, AuditEntry, Change, Planned},
     drain::{DrainId, NodeHeartbeat, Receipt},
     engine::{
         self, CheckStatus, Endpoint, Engine, EngineError, Index, Indexed, KvEntry, KvOp, Registration,
@@ -24,7 +24,7 @@ use store::{
     handle::Handle,
     health::{Batch, Observation, State, TargetKey},
     keys,
-    model::{Authority, Moment, Name},
+    model::{Moment, Name},
     testing::two_sites,
 };
 use tokio::{
@@ -354,7 +354,7 @@ pub(super) async fn apply(engine: &dyn Engine, text: &str) {
     let documents = store::model::parse("test.yaml", text).unwrap();
     let stored = commit::read(engine, None).await.unwrap();
     let changes = documents.into_iter().map(Change::Put).collect();
-    let author = Author { authority: Authority::Human };
+    let author = store::testing::author();
     let planned = commit::plan(&stored, changes, Moment(0), author).unwrap();
     let entry = AuditEntry { at: Moment(0), who: "test".into(), what: "apply".into(), generation: None };
     if let Planned::Changed(plan) = planned {

@@ -17,7 +17,7 @@ use store::{
 use super::{
     ControlHandle, Shared,
     bearers::{self, Census, Lockout, pending},
-    documents::{ChangeError, Requester, commit_with, parse},
+    documents::{ChangeError, Request, Requester, commit_with, parse},
 };
 use crate::{
     api::{BootstrapOrder, BootstrapState, FileText, MadeToken, NewToken, PendingToken, TokenView},
@@ -109,7 +109,7 @@ impl ControlHandle {
         let file = FileText { name: "token".to_owned(), text: encode::yaml(&Document::Token(token)) };
         let documents = parse(&[file])?;
         let puts = || documents.iter().cloned().map(Change::Put).collect();
-        let applied = commit_with(&self.shared, by, "token", Lockout::Refused, |_| puts()).await?;
+        let applied = commit_with(&self.shared, Request::new(by, "token"), |_| puts()).await?;
         Ok(MadeToken { generation: applied.generation, secret })
     }
 
@@ -152,7 +152,9 @@ impl ControlHandle {
         let tokens = ordered(&known, &census, order)?;
         let registered = registered(shared, &census).await?;
         let puts = || tokens.iter().cloned().map(put).collect();
-        commit_with(shared, by, "token bootstrap", Lockout::forced(order.force), |_| puts()).await?;
+        let lockout = Lockout::forced(order.force);
+        let request = Request { lockout, ..Request::new(by, "token bootstrap") };
+        commit_with(shared, request, |_| puts()).await?;
         let stored = commit::read(shared.engine.as_ref(), None).await?;
         Ok(view(&stored_tokens(&stored), &census, registered))
     }
@@ -313,7 +315,7 @@ async fn put_in_force(shared: &Shared, token: &Token) -> Result<bool, ChangeErro
         same.map(|it| put(Token { waits_for: Vec::new(), ..it })).into_iter().collect()
     };
     let applied =
-        commit_with(shared, BOOTSTRAP, "token bootstrap, all were heard", Lockout::Refused, change).await?;
+        commit_with(shared, Request::new(BOOTSTRAP, "token bootstrap, all were heard"), change).await?;
     Ok(!applied.differences.is_empty())
 }
 

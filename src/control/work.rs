@@ -231,7 +231,7 @@ mod tests {
         assert!(tasks.suspect(&name("v1"), TargetKey::from("a"), START));
         assert!(tasks.last > before);
         assert!(Tasks::starting_at(START.after(Duration::from_millis(1))).last > tasks.last);
-        tasks.configure(Vec::new(), Generation { epoch: 1, number: 1 });
+        tasks.configure(Vec::new(), Generation::new(1, 1));
         assert_eq!(tasks.last, before + 1, "the same targets are no news");
     }
 

@@ -119,7 +119,7 @@ impl Admin {
     /// When they are refused or control does not answer.
     pub async fn apply(&self, file: &str, text: &str) -> Result<(), DemoError> {
         let file = FileText { name: file.to_owned(), text: text.to_owned() };
-        let order = Apply { files: vec![file], prune: false };
+        let order = Apply { files: vec![file], prune: false, order: true };
         self.post::<Applied>("/v1/apply", &order).await.map(drop)
     }
 

@@ -86,7 +86,7 @@ pub(super) async fn follow(
 /// The handle of a node without an engine: its configuration is empty and stays so.
 pub(super) fn without_engine() -> Handle {
     let (handle, publisher) = store::handle::channel(Clock::default(), Duration::MAX);
-    let generation = Generation { epoch: 0, number: 1 };
+    let generation = Generation::new(0, 1);
     let empty = Snapshot::compile(Sources::default(), generation, handle.board());
     publisher.publish_snapshot(Arc::new(empty));
     handle

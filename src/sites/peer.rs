@@ -1,108 +1,81 @@
-//! One other site's control, as we call it.
+//! One other site's control, as we call it: typed requests and answers over a [`Carrier`].
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant as Wall},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use reqwest::{Method, Response, header, tls::TlsInfo};
-use rustls::pki_types::CertificateDer;
+use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use store::model::{ControlUrl, Name};
-use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     PeerError, PeerMetrics,
-    error::{Cause, cause, is_of_this_server, of_all, words},
-    exchange::{FOR_HEADER, SITE_HEADER, VERSION, VERSION_HEADER, claimed},
-    files::{PeerFiles, Prepared},
+    exchange::{VERSION, claimed},
 };
-use crate::{api::Problem, certificate::clients::sites_in, repeats::Repeats};
 
-/// How often the files are looked at while there are calls.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The most octets that are read of a refusal, and the most characters of it that are shown.
-const MAX_REFUSAL: usize = 4 * 1024;
-const MAX_SHOWN: usize = 500;
+/// A request to the control of another site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Such as `/v1/sites/exchange`.
+    pub path: String,
+    /// A body in JSON, which is posted; absent: the path is read.
+    pub body: Option<Vec<u8>>,
+    /// How long the answer may take, whole.
+    pub deadline: Duration,
+    /// The most octets of the answer.
+    pub max: usize,
+}
+
+/// An answer of the site that was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which of its controls has answered.
+    pub url: ControlUrl,
+    /// JSON of a version of the exchange that we know.
+    pub body: Vec<u8>,
+}
+
+/// What carries requests to the control of a site: HTTP, or a simulated network.
+#[async_trait]
+pub trait Carrier: fmt::Debug + Send + Sync + 'static {
+    /// The URLs of the site.
+    fn urls(&self) -> &[ControlUrl];
+
+    /// Carries one request. It may arrive more than once, as when a control ends before its answer is here.
+    ///
+    /// # Errors
+    /// Why there is no answer within the deadline and the size of the request.
+    async fn carry(&self, request: Request) -> Result<Answer, PeerError>;
+}
 
 /// The control of another site. Clones share its connections.
-#[derive(Clone)]
-pub struct Peer(Arc<Inner>);
-
-struct Inner {
-    files: PeerFiles,
-    urls: Vec<ControlUrl>,
+#[derive(Clone, Debug)]
+pub struct Peer {
+    site: Option<Name>,
+    carrier: Arc<dyn Carrier>,
     metrics: Arc<PeerMetrics>,
-    /// The URL that a call begins with: the last that answered, or the one after the last that did not.
-    first: AtomicUsize,
-    looked: Mutex<Option<Looked>>,
-    kept: Repeats,
-}
-
-struct Looked {
-    prepared: Prepared,
-    at: Instant,
-}
-
-impl fmt::Debug for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer").field("site", &self.0.files.site).field("urls", &self.0.urls).finish()
-    }
-}
-
-/// A request before it has a URL.
-struct Request<'r> {
-    method: Method,
-    path: &'r str,
-    body: Option<Vec<u8>>,
-    max: usize,
-}
-
-/// Why a URL gave no answer: the next one is tried, or the call ends.
-enum Missed {
-    Next(Cause, String),
-    End(PeerError),
-}
-
-impl From<PeerError> for Missed {
-    fn from(error: PeerError) -> Self {
-        Self::End(error)
-    }
 }
 
 impl Peer {
-    pub(super) fn new(files: PeerFiles, urls: Vec<ControlUrl>, metrics: Arc<PeerMetrics>) -> Self {
-        let (first, looked) = (AtomicUsize::new(0), Mutex::new(None));
-        Self(Arc::new(Inner { files, urls, metrics, first, looked, kept: Repeats::default() }))
+    /// A site over a carrier; `None`: whichever site answers.
+    #[must_use]
+    pub fn over(site: Option<Name>, carrier: Arc<dyn Carrier>, metrics: Arc<PeerMetrics>) -> Self {
+        Self { site, carrier, metrics }
     }
 
     /// Its site; `None` if that is to be found out.
     #[must_use]
-    pub fn site(&self) -> Option<&Name> {
-        self.0.files.site.as_ref()
+    pub const fn site(&self) -> Option<&Name> {
+        self.site.as_ref()
     }
 
     /// Its URLs.
     #[must_use]
     pub fn urls(&self) -> &[ControlUrl] {
-        &self.0.urls
+        self.carrier.urls()
     }
 
     #[cfg(test)]
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Lets the next call look at the files.
-    #[cfg(test)]
-    pub(super) async fn look_now(&self) {
-        if let Some(looked) = &mut *self.0.looked.lock().await {
-            looked.at -= LOOK_EVERY;
-        }
+        Arc::ptr_eq(&self.carrier, &other.carrier)
     }
 
     /// Sends a request with a body in JSON (`POST`) to a path such as `/v1/sites/exchange`, and reads the answer, which
@@ -120,7 +93,7 @@ impl Peer {
     ) -> Result<A, PeerError> {
         let body = serde_json::to_vec(query)
             .map_err(|error| PeerError::Files(format!("a request cannot be written: {error}")))?;
-        self.ask(Request { method: Method::POST, path, body: Some(body), max }, deadline).await
+        self.ask(Request { path: path.to_owned(), body: Some(body), deadline, max }).await
     }
 
     /// As [`Peer::call`], for a request without a body (`GET`).
@@ -133,199 +106,23 @@ impl Peer {
         deadline: Duration,
         max: usize,
     ) -> Result<A, PeerError> {
-        self.ask(Request { method: Method::GET, path, body: None, max }, deadline).await
+        self.ask(Request { path: path.to_owned(), body: None, deadline, max }).await
     }
 
-    async fn ask<A: DeserializeOwned>(
-        &self,
-        request: Request<'_>,
-        deadline: Duration,
-    ) -> Result<A, PeerError> {
-        let metrics = &self.0.metrics;
-        metrics.calls.increment();
-        let trying = AtomicUsize::new(self.0.first.load(Ordering::Relaxed));
-        let asked = tokio::time::timeout(deadline, self.try_all(&request, &trying)).await;
-        let answer = asked.unwrap_or_else(|_| {
-            let at = trying.load(Ordering::Relaxed);
-            // It may answer nobody any more, so the next call begins with another one.
-            self.0.first.store(at.wrapping_add(1), Ordering::Relaxed);
-            let url = self.url(at).ok_or_else(no_url)?;
-            Err(PeerError::Timeout { url: url.clone(), deadline })
-        });
+    async fn ask<A: DeserializeOwned>(&self, request: Request) -> Result<A, PeerError> {
+        self.metrics.calls.increment();
+        let answer = self.carrier.carry(request).await.and_then(|answer| read(&answer));
         answer.inspect_err(|error| {
-            if let Some(failures) = metrics.failures.get(error.index()) {
+            if let Some(failures) = self.metrics.failures.get(error.index()) {
                 failures.increment();
             }
         })
     }
-
-    fn url(&self, at: usize) -> Option<&ControlUrl> {
-        self.0.urls.get(at.checked_rem(self.0.urls.len())?)
-    }
-
-    async fn try_all<A: DeserializeOwned>(
-        &self,
-        request: &Request<'_>,
-        trying: &AtomicUsize,
-    ) -> Result<A, PeerError> {
-        let prepared = self.prepared().await?;
-        let first = trying.load(Ordering::Relaxed);
-        let mut failed = Vec::new();
-        for n in 0..self.0.urls.len() {
-            let at = first.wrapping_add(n);
-            trying.store(at, Ordering::Relaxed);
-            let url = self.url(at).ok_or_else(no_url)?;
-            match self.try_one(&prepared, url, request).await {
-                Ok(answer) => {
-                    self.0.first.store(at, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(Missed::Next(cause, why)) => failed.push((cause, url.clone(), why)),
-                Err(Missed::End(error)) => {
-                    if let PeerError::Refused { status, .. } = &error
-                        && is_of_this_server(*status)
-                    {
-                        self.0.first.store(at.wrapping_add(1), Ordering::Relaxed);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Err(of_all(failed))
-    }
-
-    async fn try_one<A: DeserializeOwned>(
-        &self,
-        prepared: &Prepared,
-        url: &ControlUrl,
-        request: &Request<'_>,
-    ) -> Result<A, Missed> {
-        let next = |error: reqwest::Error| Missed::Next(cause(&error), words(error));
-        let mut sent = prepared
-            .client
-            .request(request.method.clone(), format!("{url}{}", request.path))
-            .bearer_auth(prepared.token.expose())
-            .header(VERSION_HEADER, VERSION);
-        if let Some(site) = self.site() {
-            sent = sent.header(FOR_HEADER, site.as_str());
-        }
-        if let Some(body) = &request.body {
-            sent = sent.header(header::CONTENT_TYPE, "application/json").body(body.clone());
-        }
-        let response = sent.send().await.map_err(next)?;
-        self.check_site(url, &response)?;
-        let status = response.status();
-        if !status.is_success() {
-            let body = read(response, MAX_REFUSAL, true).await.map_err(next)?.unwrap_or_default();
-            let (url, text) = (url.clone(), refusal(&body));
-            return Err(PeerError::Refused { url, status: status.as_u16(), text }.into());
-        }
-        check_version(url, &response)?;
-        let body = read(response, request.max, false).await.map_err(next)?;
-        let body = body.ok_or_else(|| PeerError::TooLarge { url: url.clone(), max: request.max })?;
-        serde_json::from_slice(&body).map_err(|error| match claimed(&body) {
-            Some(version) if version > VERSION => PeerError::Newer { url: url.clone(), version }.into(),
-            _ => PeerError::Malformed { url: url.clone(), why: error.to_string() }.into(),
-        })
-    }
-
-    /// The server must be of the site that is called. Over TLS its certificate has said so; the header says it for both.
-    fn check_site(&self, url: &ControlUrl, response: &Response) -> Result<(), Missed> {
-        let said = response.headers().get(SITE_HEADER).map(|it| it.to_str().unwrap_or_default());
-        let other = |why: String| Err(Missed::Next(Cause::OtherSite, why));
-        match (said, self.site()) {
-            // A refusal of a program that knows no sites is reported as it is.
-            (None, _) if !response.status().is_success() => Ok(()),
-            (None, _) => {
-                let why = format!("there is no header {SITE_HEADER}, so it is no control that knows sites");
-                Err(PeerError::Malformed { url: url.clone(), why }.into())
-            }
-            (Some(said), Some(site)) if said != site.as_str() => {
-                other(format!("the server says that it is in the site {:?}, not in {site}", short(said)))
-            }
-            (Some(said), None) => {
-                let shown = response.extensions().get::<TlsInfo>().and_then(TlsInfo::peer_certificate);
-                match shown.map(|der| sites_in(&CertificateDer::from(der))) {
-                    Some(named) if !named.iter().any(|it| it.as_str() == said) => other(format!(
-                        "the server says that it is in the site {:?}, which its certificate does not name",
-                        short(said)
-                    )),
-                    _ => Ok(()),
-                }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What calls are made with, read again when a file has changed.
-    async fn prepared(&self) -> Result<Prepared, PeerError> {
-        let mut looked = self.0.looked.lock().await;
-        if let Some(it) = &*looked
-            && it.at.elapsed() < LOOK_EVERY
-        {
-            return Ok(it.prepared.clone());
-        }
-        let (inner, before) = (Arc::clone(&self.0), looked.as_ref().map(|it| it.prepared.clone()));
-        let reading = tokio::task::spawn_blocking(move || inner.files.prepare(before.as_ref()));
-        let read = reading.await.unwrap_or_else(|_| Err("a defect: the reader of files panicked".to_owned()));
-        let at = Instant::now();
-        match (read, looked.as_mut()) {
-            (Ok(prepared), _) => {
-                *looked = Some(Looked { prepared: prepared.clone(), at });
-                Ok(prepared)
-            }
-            (Err(why), Some(before)) => {
-                before.at = at;
-                if let Some(times) = self.0.kept.is_due(&why, Wall::now()) {
-                    let site = self.site().map(Name::as_str);
-                    tracing::error!(site, times, "calls to another site: kept what was in use: {why}");
-                }
-                Ok(before.prepared.clone())
-            }
-            (Err(why), None) => Err(PeerError::Files(why)),
-        }
-    }
 }
 
-fn no_url() -> PeerError {
-    PeerError::Files("the site has no URL".to_owned())
-}
-
-fn check_version(url: &ControlUrl, response: &Response) -> Result<(), PeerError> {
-    let said = response.headers().get(VERSION_HEADER).map(|it| it.to_str().unwrap_or_default().parse());
-    match said {
-        Some(Ok(1..=VERSION)) => Ok(()),
-        Some(Ok(version)) if version > VERSION => Err(PeerError::Newer { url: url.clone(), version }),
-        _ => {
-            let why = format!("the header {VERSION_HEADER} is no version of the exchange");
-            Err(PeerError::Malformed { url: url.clone(), why })
-        }
-    }
-}
-
-/// Reads a body of at most `max` octets; `None` if it is longer, or only its beginning if that is enough.
-async fn read(mut response: Response, max: usize, cut: bool) -> reqwest::Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await? {
-        let rest = max - body.len();
-        if piece.len() > rest {
-            body.extend_from_slice(piece.get(..rest).unwrap_or_default());
-            return Ok(cut.then_some(body));
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(Some(body))
-}
-
-/// The reason in a refusal: the error of a problem of ours, or the beginning of the text.
-fn refusal(body: &[u8]) -> String {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => short(&problem.error),
-        Err(_) => short(&String::from_utf8_lossy(body)),
-    }
-}
-
-/// A text of another server for one line of a log.
-fn short(text: &str) -> String {
-    text.trim().chars().map(|it| if it.is_control() { ' ' } else { it }).take(MAX_SHOWN).collect()
+fn read<A: DeserializeOwned>(answer: &Answer) -> Result<A, PeerError> {
+    serde_json::from_slice(&answer.body).map_err(|error| match claimed(&answer.body) {
+        Some(version) if version > VERSION => PeerError::Newer { url: answer.url.clone(), version },
+        _ => PeerError::Malformed { url: answer.url.clone(), why: error.to_string() },
+    })
 }

@@ -12,7 +12,7 @@ use store::{
     snapshot::Snapshot,
 };
 
-use super::{Peer, PeerMetrics, files::PeerFiles};
+use super::{Peer, PeerMetrics, files::PeerFiles, http::Http};
 use crate::certificate::CertificateFiles;
 
 /// Who we are towards other sites.
@@ -88,13 +88,13 @@ impl Peers {
     /// One at these URLs, whatever the documents have.
     pub(crate) fn peer(&self, site: Option<Name>, control: &SiteControl) -> Peer {
         let files = PeerFiles {
-            site,
+            site: site.clone(),
             is_encrypted: control.urls.iter().any(ControlUrl::is_https),
             ca: control.ca_file.clone(),
             token: control.token_file.clone(),
             own: self.0.own.certificate.clone(),
         };
-        Peer::new(files, control.urls.clone(), self.metrics())
+        Peer::over(site, Arc::new(Http::new(files, control.urls.clone())), self.metrics())
     }
 
     fn with_known<T>(&self, read: impl FnOnce(&Known) -> T) -> T {

@@ -2,7 +2,12 @@
 
 use std::{future::pending, time::Duration};
 
-use axum::{Router, http::HeaderName, response::IntoResponse, routing::any};
+use axum::{
+    Router,
+    http::{HeaderMap, HeaderName},
+    response::IntoResponse,
+    routing::any,
+};
 use store::{
     handle::{Clock, channel},
     model::{ControlUrl, SiteControl},
@@ -187,7 +192,7 @@ async fn the_worst_reason_of_several_urls_names_the_error() {
 
 #[tokio::test]
 async fn a_request_is_sent_with_its_body_token_version_and_site() {
-    let echo = |headers: http::HeaderMap, body: String| async move {
+    let echo = |headers: HeaderMap, body: String| async move {
         let text = |name: &str| headers.get(name).map(|it| it.to_str().unwrap().to_owned());
         let said = [text("authorization"), text(VERSION_HEADER), text(exchange::FOR_HEADER)];
         ([(SITE_HEADER, "bj"), (VERSION_HEADER, "1")], axum::Json((said, body)))
@@ -248,20 +253,29 @@ async fn files_are_read_again_when_they_change_and_stay_in_use_when_they_are_gon
 
 #[tokio::test]
 async fn a_token_that_changes_is_sent_and_one_that_is_gone_stays_in_use() {
-    let says = |headers: http::HeaderMap| async move {
+    let says = |headers: HeaderMap| async move {
         let token = headers["authorization"].to_str().unwrap().to_owned();
         ([(SITE_HEADER, "bj"), (VERSION_HEADER, "1")], axum::Json(token))
     };
     let caller = Caller::new();
-    let peer = caller.to([serve(Router::new().fallback(any(says))).await]);
+    let files = files::PeerFiles {
+        site: Some("bj".parse().unwrap()),
+        is_encrypted: false,
+        ca: None,
+        token: caller.folder.path().join("token"),
+        own: None,
+    };
+    let http =
+        std::sync::Arc::new(http::Http::new(files, vec![serve(Router::new().fallback(any(says))).await]));
+    let peer = Peer::over(None, std::sync::Arc::<http::Http>::clone(&http), caller.peers.metrics());
     let sent = async || peer.get::<String>(PATH, DEADLINE, 1_000).await.unwrap();
     assert_eq!(sent().await, "Bearer 0123456789abcdef");
     std::fs::write(caller.folder.path().join("token"), "fedcba9876543210").unwrap();
     assert_eq!(sent().await, "Bearer 0123456789abcdef", "files are not looked at for each call");
     // Only the clock of the next look; the call itself runs in real time.
-    peer.look_now().await;
+    http.look_now().await;
     assert_eq!(sent().await, "Bearer fedcba9876543210");
     std::fs::remove_file(caller.folder.path().join("token")).unwrap();
-    peer.look_now().await;
+    http.look_now().await;
     assert_eq!(sent().await, "Bearer fedcba9876543210");
 }

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! Until the head is replaced no reader looks at the new shards, so a commit that fails anywhere leaves the old
-//! generation intact. A commit is planned without the engine ([`plan`]), where documents are checked. Writing it
+//! generation intact. Overrides and switches are orders, which are records of their own ([`crate::orders`]): a change that
+//! consists of orders alone makes no generation. A commit is planned without the engine ([`plan`]), where documents are checked. Writing it
 //! ([`commit`]) takes effect completely, or finds that another commit was faster ([`CommitError::Conflict`]: read and
 //! plan again), or fails. A node follows by reading only the shards whose version changed ([`read`]).
 
 mod audit;
 mod difference;
+mod effect;
 pub mod history;
 mod plan;
 mod values;
@@ -26,14 +28,16 @@ use sha2::{Digest as _, Sha256};
 
 pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
 pub use difference::{Difference, DifferenceKind};
-pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_restore};
+pub use effect::{InEffect, in_effect};
+pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_restore, plan_switch};
 pub use values::{FieldChange, MAX_CHANGES, changes_of};
 pub use write::{CommitError, commit};
 
 use crate::{
     engine::{Engine, EngineError, Index},
     keys,
-    model::{Document, DocumentId, Generation, Moment, World},
+    model::{Document, DocumentId, Generation, Kind, Moment, World},
+    orders::{self, OrderKind, OrderRecord, OrderTarget, Orders},
 };
 
 /// The version of the stored form that this program writes, and the newest it reads.
@@ -97,17 +101,52 @@ struct Shard {
 pub struct Kept {
     /// The document.
     pub document: Arc<Document>,
-    /// The generation that last changed it.
+    /// The generation that last changed it; of an override, the one under which it was ordered.
     pub changed: Generation,
+    /// Of a domain with colours: the generation that last changed which one is active. A switch that was ordered under an
+    /// earlier one has no effect any more.
+    #[serde(default, skip_serializing_if = "never")]
+    pub coloured: Generation,
 }
 
-/// The whole configuration of one generation, as read from the engine; also what a node keeps on its disk.
+fn never(generation: &Generation) -> bool {
+    *generation == Generation::default()
+}
+
+/// The whole configuration of one generation with the orders, as read from the engine; also what a node keeps on its disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "StoredForm", into = "StoredForm")]
 pub struct Stored {
     head: Head,
     /// The head key's modify index, with which the next commit compares; zero while there is no head.
     head_index: Index,
     shards: BTreeMap<ShardId, Arc<Shard>>,
+    orders: Orders,
+    /// The overrides that are ordered, by name.
+    overrides: BTreeMap<String, Kept>,
+}
+
+/// [`Stored`] on a node's disk.
+#[derive(Serialize, Deserialize)]
+struct StoredForm {
+    head: Head,
+    head_index: Index,
+    shards: BTreeMap<ShardId, Arc<Shard>>,
+    #[serde(default, skip_serializing_if = "Orders::is_empty")]
+    orders: Orders,
+}
+
+impl From<StoredForm> for Stored {
+    fn from(StoredForm { head, head_index, shards, orders }: StoredForm) -> Self {
+        Self { head, head_index, shards, ..Self::default() }.with_orders(orders)
+    }
+}
+
+impl From<Stored> for StoredForm {
+    fn from(stored: Stored) -> Self {
+        let Stored { head, head_index, shards, orders, overrides: _ } = stored;
+        Self { head, head_index, shards, orders }
+    }
 }
 
 impl Stored {
@@ -117,20 +156,73 @@ impl Stored {
         self.head.generation
     }
 
-    /// Every document.
+    /// The same configuration with these orders.
+    #[must_use]
+    pub fn with_orders(self, orders: Orders) -> Self {
+        let kept = |(document, order): (&Arc<Document>, &orders::Order)| {
+            let kept = Kept {
+                document: Arc::clone(document),
+                changed: order.under,
+                coloured: Generation::default(),
+            };
+            (document.id().name, kept)
+        };
+        Self { overrides: orders.overrides().map(kept).collect(), orders, ..self }
+    }
+
+    /// The orders.
+    #[must_use]
+    pub const fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Every document, also the overrides that were ordered. They are what was written: a switch that lies over a domain is
+    /// not shown, and overrides are shown whether or not they have an effect (see [`Stored::in_effect`]).
     pub fn documents(&self) -> impl Iterator<Item = Arc<Document>> {
         self.kept().map(|kept| Arc::clone(&kept.document))
     }
 
     /// Every document with the generation that last changed it.
     pub fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.committed().filter(|kept| !self.is_replaced(kept)).chain(self.overrides.values())
+    }
+
+    /// Every document of the shards, also those that orders replace.
+    fn committed(&self) -> impl Iterator<Item = &Kept> {
         self.shards.values().flat_map(|shard| &shard.documents)
+    }
+
+    /// True if a document of the shards does not count, because an order about it does.
+    fn is_replaced(&self, kept: &Kept) -> bool {
+        match &*kept.document {
+            Document::Override(it) => self.orders.get(&OrderTarget::Override(it.name.clone())).is_some(),
+            Document::Token(it) => self
+                .orders
+                .current(&OrderTarget::Token(it.name.clone()))
+                .is_some_and(|order| order.kind == OrderKind::Deleted && order.under >= kept.changed),
+            _ => false,
+        }
     }
 
     /// One document.
     #[must_use]
     pub fn get(&self, id: &DocumentId) -> Option<&Kept> {
-        self.shards.get(&ShardId::of(id))?.documents.iter().find(|kept| kept.document.id() == *id)
+        if id.kind == Kind::Override
+            && let Some(ordered) = self.overrides.get(&id.name)
+        {
+            return Some(ordered);
+        }
+        let shard = self.shards.get(&ShardId::of(id))?;
+        shard.documents.iter().find(|kept| kept.document.id() == *id && !self.is_replaced(kept))
+    }
+
+    /// The overrides that a version without orders stored as documents, as records.
+    fn unordered(&self) -> impl Iterator<Item = OrderRecord> {
+        let overrides = self.committed().filter_map(|kept| match &*kept.document {
+            Document::Override(it) if !self.is_replaced(kept) => Some((it, kept.changed)),
+            _ => None,
+        });
+        overrides.map(|(it, changed)| OrderRecord::of_document(it, changed))
     }
 
     /// The documents as a world. They were checked when they were committed.
@@ -182,17 +274,19 @@ impl ReadError {
 /// When the engine fails, or holds what this program cannot read.
 pub async fn read(engine: &dyn Engine, previous: Option<&Stored>) -> Result<Stored, ReadError> {
     const TRIES: u32 = 5;
+    let orders = read_orders(engine).await?;
     let mut last = None;
     for _ in 0..TRIES {
         let Some(entry) = engine.kv_get(keys::CONFIG_HEAD, None).await?.value else {
-            return Ok(Stored::default());
+            return Ok(Stored::default().with_orders(orders));
         };
         if last == Some(entry.modify_index) {
             return Err(ReadError::unusable(keys::CONFIG_HEAD, "a shard that it names is missing"));
         }
         let head: Head = parse(keys::CONFIG_HEAD, &entry.value)?;
         if let Some(shards) = read_shards(engine, &head, previous).await? {
-            return Ok(Stored { head, head_index: entry.modify_index, shards });
+            let head_index = entry.modify_index;
+            return Ok(Stored { head, head_index, shards, ..Stored::default() }.with_orders(orders));
         }
         // A shard is missing: the head was replaced since, unless the engine has lost the shard.
         last = Some(entry.modify_index);
@@ -209,16 +303,45 @@ pub async fn read_for_restore(engine: &dyn Engine) -> Result<Stored, ReadError> 
     match read(engine, None).await {
         Err(ReadError::Unusable { key, reason }) => {
             tracing::warn!(key, reason, "the stored configuration is damaged and counts as empty");
+            let orders = read_orders(engine).await?;
             let Some(entry) = engine.kv_get(keys::CONFIG_HEAD, None).await?.value else {
-                return Ok(Stored::default());
+                return Ok(Stored::default().with_orders(orders));
             };
             let generation = parse(keys::CONFIG_HEAD, &entry.value)
                 .map_or_else(|_| Generation::default(), |it: Head| it.generation);
             let head = Head { v: STORED_VERSION, generation, ..Head::default() };
-            Ok(Stored { head, head_index: entry.modify_index, shards: BTreeMap::new() })
+            let head_index = entry.modify_index;
+            Ok(Stored { head, head_index, ..Stored::default() }.with_orders(orders))
         }
         read => read,
     }
+}
+
+/// Reads the orders. A damaged record has no effect until the same is ordered again.
+///
+/// # Errors
+/// When the engine fails, or a newer program wrote a record.
+pub async fn read_orders(engine: &dyn Engine) -> Result<Orders, ReadError> {
+    let entries = engine.kv_list(keys::ORDERS, None).await?.value;
+    let mut orders = Orders::default();
+    for entry in entries {
+        let read = parse::<OrderRecord>(&entry.key, &entry.value);
+        let checked = read.and_then(|record| match record.check() {
+            Ok(()) if keys::order(&record.target) == entry.key => Ok(record),
+            Ok(()) => Err(ReadError::unusable(&entry.key, "it is the record of another target")),
+            Err(error) => Err(ReadError::unusable(&entry.key, error)),
+        });
+        match checked {
+            Ok(record) => orders.put(record, entry.modify_index),
+            Err(ReadError::Unusable { key, reason }) => {
+                tracing::error!(key, reason, "the record of an order is damaged and has no effect");
+                let digest = key.strip_prefix(keys::ORDERS).unwrap_or_default();
+                orders.damaged(digest.to_owned(), entry.modify_index);
+            }
+            Err(newer) => return Err(newer),
+        }
+    }
+    Ok(orders)
 }
 
 /// The shards of a head; `None` if one of them is missing.

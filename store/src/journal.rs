@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::health::Transition;
 
-    const ONE: Generation = Generation { epoch: 1, number: 1 };
+    const ONE: Generation = Generation::new(1, 1);
 
     fn verdicts(list: &[(&str, &[(u64, State)])]) -> BTreeMap<TargetKey, Verdict> {
         let verdict = |turns: &[(u64, State)]| Verdict {

@@ -5,6 +5,7 @@
 use crate::{
     drain::DrainId,
     model::{Bearer, Generation, Moment, Name},
+    orders::OrderTarget,
 };
 
 /// The prefix of all keys.
@@ -33,6 +34,8 @@ pub const WRITERS: &str = "waypost/writers/";
 pub const JOURNAL: &str = "waypost/journal/";
 /// The records of what each commit changed.
 pub const HISTORY: &str = "waypost/history/";
+/// The orders: one record per target.
+pub const ORDERS: &str = "waypost/orders/";
 /// The shares of full sites' clients that are sent elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
 /// Where what other sites tell of their instances is to be found, and how fresh it is: see [`crate::remote`].
@@ -52,16 +55,20 @@ pub fn config_shard(shard: &str, generation: Generation, digest: &str, part: usi
 /// two commits that compete for one generation never overwrite each other.
 #[must_use]
 pub fn config_shard_version(shard: &str, generation: Generation, digest: &str) -> String {
-    format!("{CONFIG_SHARDS}{shard}/{generation}-{}/", digest.get(..16).unwrap_or(digest))
+    format!("{CONFIG_SHARDS}{shard}/{}-{}/", numbers(generation), digest.get(..16).unwrap_or(digest))
 }
 
-/// The shard, the generation and the version's whole prefix, of a key made by [`config_shard`].
+/// A generation without the site of its epoch: keys have no character for it, and digests keep two sites' apart.
+fn numbers(generation: Generation) -> Generation {
+    Generation::new(generation.epoch, generation.number)
+}
+
+/// The shard, the generation (without a site) and the version's whole prefix, of a key made by [`config_shard`].
 #[must_use]
 pub fn parse_config_shard(key: &str) -> Option<(&str, Generation, &str)> {
     let (shard, rest) = key.strip_prefix(CONFIG_SHARDS)?.split_once('/')?;
     let (version, part) = rest.split_once('/')?;
-    let (epoch, number) = version.split_once('-')?.0.split_once('.')?;
-    let generation = Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? };
+    let generation = version.split_once('-')?.0.parse().ok()?;
     Some((shard, generation, &key[..key.len() - part.len()]))
 }
 
@@ -81,16 +88,15 @@ pub fn journal(at: Moment, distinct: &str) -> String {
 /// without reading them.
 #[must_use]
 pub fn history(generation: Generation, digest: &str, bytes: usize) -> String {
-    format!("{HISTORY}{generation}-{}-{bytes}/", digest.get(..16).unwrap_or(digest))
+    format!("{HISTORY}{}-{}-{bytes}/", numbers(generation), digest.get(..16).unwrap_or(digest))
 }
 
-/// The generation, the size and the record's whole prefix, of a key below one made by [`history`].
+/// The generation (without a site), the size and the record's whole prefix, of a key below one made by [`history`].
 #[must_use]
 pub fn parse_history(key: &str) -> Option<(Generation, u64, &str)> {
     let (record, part) = key.strip_prefix(HISTORY)?.split_once('/')?;
     let mut words = record.split('-');
-    let (epoch, number) = words.next()?.split_once('.')?;
-    let generation = Generation { epoch: epoch.parse().ok()?, number: number.parse().ok()? };
+    let generation = words.next()?.parse().ok()?;
     let bytes = words.nth(1)?.parse().ok()?;
     Some((generation, bytes, &key[..key.len() - part.len()]))
 }
@@ -174,6 +180,12 @@ pub fn parse_writer(key: &str) -> Option<Bearer> {
     key.strip_prefix(WRITERS)?.parse().ok()
 }
 
+/// The record of the orders about a target.
+#[must_use]
+pub fn order(target: &OrderTarget) -> String {
+    format!("{ORDERS}{}", target.digest())
+}
+
 /// A lock.
 #[must_use]
 pub fn lock(name: &str) -> String {
@@ -197,7 +209,7 @@ mod tests {
 
     #[test]
     fn shard_keys_read_as_they_were_made() {
-        let generation = Generation { epoch: 2, number: 17 };
+        let generation = Generation::new(2, 17);
         let key = config_shard("0f", generation, "0123456789abcdef0123", 12);
         assert_eq!(key, "waypost/config/shards/0f/2.17-0123456789abcdef/12");
         let version = config_shard_version("0f", generation, "0123456789abcdef0123");

@@ -26,6 +26,7 @@ pub mod keys;
 pub mod load;
 pub mod locality;
 pub mod metrics;
+pub mod orders;
 pub mod remote;
 pub mod snapshot;
 pub mod steering;

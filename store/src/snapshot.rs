@@ -27,6 +27,7 @@ use crate::{
         Check, Cluster, DomainName, Generation, MAX_SITES, Name, Override, RecordData, Route, RouteBy,
         Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
     },
+    orders::{Switched, WithoutEffect},
 };
 
 /// Configuration as the roles read it.
@@ -58,8 +59,21 @@ pub struct Snapshot {
     pub overrides: Vec<Arc<Override>>,
     /// The tokens.
     pub tokens: Vec<Token>,
+    /// Which orders lie over the documents.
+    pub orders: OrdersInForce,
     zones: HashMap<DomainName, Arc<ZoneView>>,
     in_registry: HashMap<String, Vec<Arc<Service>>>,
+}
+
+/// Which orders lie over the documents of a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OrdersInForce {
+    /// [`Orders::digest`](crate::orders::Orders::digest): equal on nodes with the same orders.
+    pub digest: String,
+    /// The switches that lie over the colours of documents.
+    pub switches: Vec<Switched>,
+    /// Those without effect, and why.
+    pub without: Vec<WithoutEffect>,
 }
 
 /// A zone with every name in it.

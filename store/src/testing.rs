@@ -3,12 +3,13 @@
 
 use crate::{
     board::Board,
+    commit::Author,
     drain::{Drain, DrainId, LEASE, Phase},
     engine::Endpoint,
     model::{
-        self, Addresses, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment, Name,
-        Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, Sources, Span, Ttl, Vantage,
-        WhenNone, World, Zone,
+        self, Addresses, Authority, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment,
+        Name, Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, SiteTag, Sources, Span,
+        Ttl, Vantage, WhenNone, World, Zone,
     },
     snapshot::Snapshot,
 };
@@ -171,13 +172,13 @@ timeout: 500ms
 pub fn compile_text(text: &str, generation: u64, board: &Board) -> Snapshot {
     let documents = model::parse("documents.yaml", text).expect("documents");
     let world = World::assemble(documents.into_iter().map(|it| Arc::new(it.value)));
-    Snapshot::compile(world.sources(), Generation { epoch: 1, number: generation }, board)
+    Snapshot::compile(world.sources(), Generation::new(1, generation), board)
 }
 
 /// The snapshot of these documents, of generation 1.1.
 #[must_use]
 pub fn compile(sources: Sources, board: &Board) -> Snapshot {
-    Snapshot::compile(sources, Generation { epoch: 1, number: 1 }, board)
+    Snapshot::compile(sources, Generation::new(1, 1), board)
 }
 
 /// A service of the cluster `main` with this name, also in the registry.
@@ -218,4 +219,10 @@ pub fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Drain {
         ended: None,
         note: None,
     }
+}
+
+/// The author of an operator's commit that comes from a file.
+#[must_use]
+pub fn author() -> Author<'static> {
+    Author { authority: Authority::Human, by: "test", site: SiteTag::of(&name("bj")), applied: true }
 }

@@ -5,7 +5,7 @@ use store::{
     disk::LastGood,
     engine::{Engine as _, KvEntry, KvOp, embedded::Embedded},
     keys,
-    model::{Authority, Document, DocumentId, Generation, Kind, Moment, Placed},
+    model::{Document, DocumentId, Generation, Kind, Moment, Placed},
 };
 
 use crate::{
@@ -90,7 +90,7 @@ impl Simulation {
 async fn bring(engine: &Embedded, documents: Vec<Placed<Document>>, over: Option<Generation>) -> Generation {
     let entry = AuditEntry { at: Moment(0), who: "sim".into(), what: "sim".into(), generation: None };
     let stored = commit::read(engine, None).await.unwrap();
-    let author = commit::Author { authority: Authority::Human };
+    let author = store::testing::author();
     let planned = match over {
         Some(over) => Planned::Changed(Box::new(
             commit::plan_restore(&stored, over, documents, Moment(0), author).unwrap(),

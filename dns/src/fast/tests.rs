@@ -65,7 +65,7 @@ fn snapshot(text: &str, board: &Board) -> Result<Snapshot, String> {
     let documents = model::parse("random.yaml", text).map_err(|it| wrong(&it))?;
     let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
     let world = model::World::check(placed, Moment(0)).map_err(|it| wrong(&it))?;
-    Ok(Snapshot::compile(world.sources(), Generation { epoch: 1, number: 7 }, board))
+    Ok(Snapshot::compile(world.sources(), Generation::new(1, 7), board))
 }
 
 fn relative() -> impl Strategy<Value = String> {

@@ -481,6 +481,17 @@ fn orders(status: &Status, found: &mut Found) {
         );
         found.note("override", name, text);
     }
+    for switch in &status.switches {
+        let text = format!(
+            "{} uses {} since {}, ordered by {} (waypost switch); its document says the other colour",
+            switch.domain, switch.active, switch.at, switch.by
+        );
+        found.note("switch", &switch.domain, text);
+    }
+    for order in &status.without_effect {
+        let text = format!("{} has no effect: {}", order.order, order.reason);
+        found.problem("order_without_effect", &order.order, text);
+    }
 }
 
 fn cnames(status: &Status, found: &mut Found) {

@@ -33,6 +33,7 @@ fn about(status: Status, name: &str, sites: &[&str]) -> Option<Status> {
     }
     let mut status = Status { about, ..status };
     status.domains.retain(|it| domains.contains(&it.name));
+    status.switches.retain(|it| domains.contains(&it.domain));
     let sites: BTreeSet<&String> =
         status.domains.iter().flat_map(|it| &it.sites).map(|it| &it.site).collect();
     let (targets, nodes) = (&mut status.targets, &mut status.nodes);

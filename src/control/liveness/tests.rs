@@ -6,7 +6,7 @@ use crate::{api::NodeStatus, control::drains::Evidence};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(6);
-const OURS: Option<Generation> = Some(Generation { epoch: 1, number: 4 });
+const OURS: Option<Generation> = Some(Generation::new(1, 4));
 
 fn heartbeat(node: &str, boot: &str, number: u64) -> NodeHeartbeat {
     NodeHeartbeat {
@@ -82,7 +82,7 @@ fn a_node_that_runs_another_generation_lags() {
     let lags = |nodes: &Liveness, after: u32| nodes.node("gw").unwrap().lags(start + after * SECOND);
     nodes.read(gw(1), OURS, start);
     assert_eq!(lags(&nodes, 0), None);
-    let next = Some(Generation { epoch: 1, number: 5 });
+    let next = Some(Generation::new(1, 5));
     nodes.read(gw(2), next, start + 2 * SECOND);
     nodes.read(gw(3), next, start + 4 * SECOND);
     assert_eq!(lags(&nodes, 9), Some(7 * SECOND));

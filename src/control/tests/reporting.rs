@@ -4,11 +4,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use store::{
     board::Reading,
-    commit::Author,
     engine::{Engine as _, KvOp},
     health::{BatchReply, Heartbeat, ObservationShard, State, TargetKey, VerdictShard},
     keys,
-    model::Authority,
 };
 
 use crate::control::{
@@ -132,7 +130,7 @@ async fn what_is_not_configured_is_not_written_and_what_a_vantage_left_is_remove
     let stored = store::commit::read(&*fixture.engine, None).await.unwrap();
     let id = store::model::DocumentId { kind: store::model::Kind::Vantage, name: "v1".into() };
     let changes = vec![store::commit::Change::Delete(id)];
-    let author = Author { authority: Authority::Human };
+    let author = store::testing::author();
     let planned = store::commit::plan(&stored, changes, fixture.handle.now(), author).unwrap();
     let store::commit::Planned::Changed(plan) = planned else { panic!("nothing to commit") };
     let entry = store::commit::AuditEntry {

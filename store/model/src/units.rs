@@ -171,23 +171,6 @@ impl<'de> Deserialize<'de> for Span {
 #[serde(transparent)]
 pub struct Weight(pub u16);
 
-/// The number of a configuration: given out by the home engine only, and only ever upwards.
-///
-/// A restore from backup raises the epoch, so that nodes take the older content as the newer generation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Generation {
-    /// Raised by a restore.
-    pub epoch: u32,
-    /// Raised by every commit.
-    pub number: u64,
-}
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.number)
-    }
-}
-
 /// A moment by this node's steady clock: milliseconds since the Unix epoch as the wall clock was when
 /// the process started, advanced by the monotonic clock since. It never steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -244,10 +227,5 @@ mod tests {
         assert_eq!(ttl("1h").unwrap().as_secs(), 3600);
         assert_eq!(ttl("0s"), Err(SpanError::NotATtl));
         assert_eq!(ttl("1500ms"), Err(SpanError::NotATtl));
-    }
-
-    #[test]
-    fn an_epoch_outranks_every_number() {
-        assert!(Generation { epoch: 2, number: 1 } > Generation { epoch: 1, number: 900 });
     }
 }

@@ -9,6 +9,7 @@ mod change;
 mod check;
 mod checked;
 mod checker;
+mod conflicts;
 mod families;
 mod index;
 mod names;
@@ -147,6 +148,11 @@ impl World {
         now: Moment,
     ) -> Result<Self, Vec<InputError>> {
         check::check(documents.into_iter().map(|it| Placed { value: it.value.into(), place: it.place }), now)
+    }
+
+    /// Adds a document that was checked before, in the place of one with the same identity.
+    pub fn add(&mut self, document: Arc<Document>) {
+        self.insert(document);
     }
 
     fn insert(&mut self, document: Arc<Document>) {

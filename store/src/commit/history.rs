@@ -5,6 +5,9 @@
 //! that lost the race for the head leaves a record that is never read. [`as_of`] starts from the present documents
 //! and undoes commits until it reaches the moment. Records are bounded in number and in bytes ([`excess`]).
 //!
+//! Overrides and switches are orders, which keep earlier ones themselves ([`crate::orders`]). Older versions stored overrides as
+//! documents, so their records contain them.
+//!
 //! Tokens are left out: no answer depends on them, and the digest of a secret should not outlive its deletion.
 
 use std::{
@@ -16,12 +19,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MAX_PART, ReadError, STORED_VERSION, Stored, audit, difference::Difference, digest, parse, read,
+    MAX_PART, ReadError, STORED_VERSION, Stored, audit, difference::Difference, digest, effect, parse, read,
 };
 use crate::{
     engine::Engine,
     keys,
     model::{Document, DocumentId, Generation, Kind, Moment},
+    orders::{OrderRecord, Orders},
 };
 
 /// The largest record. A commit that replaces more than this is not recorded, and earlier moments are no longer known.
@@ -84,13 +88,16 @@ struct Before {
     /// Absent: it did not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     document: Option<Arc<Document>>,
+    /// See [`super::Kept::coloured`].
+    #[serde(default, skip_serializing_if = "super::never")]
+    coloured: Generation,
 }
 
 /// The record of a commit and the keys to write it to. `None` where the present state is not known (a damaged
 /// configuration that is being restored) or the record would be too large.
 pub(super) fn record(
     current: &Stored,
-    differences: &[Difference],
+    differences: &[&Difference],
     generation: Generation,
 ) -> Option<(UndoRef, Vec<(String, Bytes)>)> {
     // A configuration whose documents were all deleted has no shards either, but the time of its commit.
@@ -101,9 +108,13 @@ pub(super) fn record(
         return None;
     }
     let changed = differences.iter().filter(|it| it.id.kind != Kind::Token);
-    let before = changed.map(|it| Before {
-        id: it.id.clone(),
-        document: current.get(&it.id).map(|kept| Arc::clone(&kept.document)),
+    let before = changed.map(|it| {
+        let kept = current.get(&it.id);
+        Before {
+            id: it.id.clone(),
+            document: kept.map(|kept| Arc::clone(&kept.document)),
+            coloured: kept.map(|kept| kept.coloured).unwrap_or_default(),
+        }
     });
     let undo = Undo {
         v: STORED_VERSION,
@@ -170,7 +181,7 @@ pub async fn as_of(engine: &dyn Engine, moment: Moment) -> Result<Result<AsOf, N
                 .map_or(NotKept::Forgotten { earliest: None }, |first| NotKept::NothingYet { first })));
         }
         if past.began.is_some_and(|began| began <= moment) {
-            return Ok(Ok(past.finish()));
+            return Ok(Ok(past.finish(stored.orders(), moment)));
         }
         let undo = match past.undo.take() {
             Some(reference) => read_undo(engine, &reference).await?,
@@ -185,7 +196,7 @@ pub async fn as_of(engine: &dyn Engine, moment: Moment) -> Result<Result<AsOf, N
 
 /// A configuration while commits are undone. Pure.
 struct Rewound {
-    documents: HashMap<DocumentId, Arc<Document>>,
+    documents: HashMap<DocumentId, (Arc<Document>, Generation)>,
     generation: Generation,
     /// When this generation came into force, as far as that is known.
     began: Option<Moment>,
@@ -196,7 +207,10 @@ struct Rewound {
 
 impl Rewound {
     fn start(stored: &Stored) -> Self {
-        let documents = stored.documents().map(|it| (it.id(), it));
+        let documents = stored.committed().map(|kept| {
+            let document = Arc::clone(&kept.document);
+            (document.id(), (document, kept.coloured))
+        });
         Self {
             documents: documents.filter(|(id, _)| id.kind != Kind::Token).collect(),
             generation: stored.generation(),
@@ -207,9 +221,9 @@ impl Rewound {
     }
 
     fn step(&mut self, undo: Undo) {
-        for Before { id, document } in undo.before {
+        for Before { id, document, coloured } in undo.before {
             match document {
-                Some(document) => drop(self.documents.insert(id, document)),
+                Some(document) => drop(self.documents.insert(id, (document, coloured))),
                 None => drop(self.documents.remove(&id)),
             }
         }
@@ -217,8 +231,17 @@ impl Rewound {
         (self.generation, self.began, self.undo) = (undo.replaced, undo.replaced_at, undo.previous);
     }
 
-    fn finish(self) -> AsOf {
-        AsOf { generation: self.generation, documents: self.documents.into_values().collect() }
+    fn finish(self, orders: &Orders, moment: Moment) -> AsOf {
+        let (overrides, documents): (Vec<_>, Vec<_>) =
+            self.documents.into_values().partition(|(it, _)| matches!(&**it, Document::Override(_)));
+        let mut then = orders.as_of(moment);
+        for (document, _) in overrides {
+            if let Document::Override(it) = &*document {
+                then.merge(&[OrderRecord::of_document(it, Generation::default())]);
+            }
+        }
+        let world = effect::in_effect(documents.into_iter(), &then, moment).world;
+        AsOf { generation: self.generation, documents: world.documents().cloned().collect() }
     }
 }
 
@@ -267,7 +290,7 @@ mod tests {
     #[test]
     fn the_oldest_records_go_first() {
         let key = |number: u64, bytes: usize, part: usize| {
-            format!("{}{part}", keys::history(Generation { epoch: 1, number }, "0123456789abcdef0123", bytes))
+            format!("{}{part}", keys::history(Generation::new(1, number), "0123456789abcdef0123", bytes))
         };
         let found: Vec<String> = (1..=12)
             .map(|n| key(n, 100, 0))

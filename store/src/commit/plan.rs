@@ -9,16 +9,19 @@ use bytes::Bytes;
 
 use super::{
     Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
-    difference::{Difference, by_id, compare},
-    digest, history,
+    difference::{Difference, DifferenceKind, by_id, compare},
+    digest,
+    effect::{active, coloured},
+    history,
 };
 use crate::{
     engine::Index,
     keys,
     model::{
-        Authority, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment, Name, Override,
-        Place, Placed, Service, World,
+        Authority, Colour, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment, Name,
+        Override, Place, Placed, Service, SiteTag, World,
     },
+    orders::{MAX_AT_ONCE, MAX_ORDERS, Order, OrderContent, OrderKind, OrderRecord, OrderTarget},
 };
 
 /// One requested change.
@@ -31,11 +34,17 @@ pub enum Change {
     Delete(DocumentId),
 }
 
-/// The author of a commit.
+/// The author of a commit, and the control that makes it.
 #[derive(Clone, Copy, Debug)]
-pub struct Author {
+pub struct Author<'a> {
     /// The authority of the overrides that it orders.
     pub authority: Authority,
+    /// The name of its token, or `local`.
+    pub by: &'a str,
+    /// The site of the control; empty where it is not known, and then orders name none.
+    pub site: SiteTag,
+    /// The overrides that it orders come from a file, so that a pruning apply may end them.
+    pub applied: bool,
 }
 
 /// The result of planning.
@@ -50,20 +59,31 @@ pub enum Planned {
 /// A commit that has only to be written. Its documents were checked together.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub(super) head: Head,
+    /// The head and the parts of the new shards; absent if only orders change.
+    pub(super) commit: Option<(Head, Vec<(String, Bytes)>)>,
     /// The head key's index that the commit expects.
     pub(super) expected: Index,
-    /// The parts of the new shards.
-    pub(super) parts: Vec<(String, Bytes)>,
+    /// The generation that is in force after it.
+    generation: Generation,
+    /// The orders, each with the index that its key must have.
+    pub(super) orders: Vec<(OrderRecord, Index)>,
+    /// Records of overrides that an older version stored as documents. They order what is in force already.
+    pub(super) converted: Vec<OrderRecord>,
     differences: Vec<Difference>,
     world: World,
 }
 
 impl Plan {
-    /// The generation that it will make.
+    /// The generation that is in force after it: a new one, unless only orders change.
     #[must_use]
     pub const fn generation(&self) -> Generation {
-        self.head.generation
+        self.generation
+    }
+
+    /// True if it changes documents, which only the home may commit. Otherwise it consists of orders.
+    #[must_use]
+    pub const fn is_commit(&self) -> bool {
+        self.commit.is_some()
     }
 
     /// The differences that it makes.
@@ -89,7 +109,7 @@ pub fn plan(
     current: &Stored,
     changes: Vec<Change>,
     now: Moment,
-    author: Author,
+    author: Author<'_>,
 ) -> Result<Planned, Vec<InputError>> {
     let mut errors = Vec::new();
     let mut touched = HashSet::new();
@@ -98,7 +118,7 @@ pub fn plan(
         Change::Put(placed) => Some(&placed.value),
         Change::Delete(_) => None,
     });
-    let completion = Completion::of(current, put, now, author);
+    let completion = Completion::of(current, put, now, author.authority);
     for change in changes {
         match change {
             Change::Put(Placed { value, place }) => {
@@ -118,15 +138,13 @@ pub fn plan(
     let all = untouched.map(Placed::stored).chain(wanted);
     match World::check(all, now) {
         Ok(world) if errors.is_empty() => {
-            let Generation { epoch, number } = current.generation();
-            let next = Generation { epoch: epoch.max(1), number: number + 1 };
-            let plan = planned(current, world, (next, now), current.head.restored_over);
-            let unchanged = plan.differences.is_empty();
-            Ok(if unchanged {
-                Planned::Unchanged(current.generation())
-            } else {
-                Planned::Changed(Box::new(plan))
-            })
+            let next = next(current, &world, author.site);
+            let plan = planned(current, world, (next, now), current.head.restored_over, author);
+            if plan.differences.is_empty() {
+                return Ok(Planned::Unchanged(current.generation()));
+            }
+            let errors = too_many_orders(current, &plan);
+            if errors.is_empty() { Ok(Planned::Changed(Box::new(plan))) } else { Err(errors) }
         }
         Ok(_) => Err(errors),
         Err(found) => Err(errors.into_iter().chain(found).collect()),
@@ -144,9 +162,9 @@ pub fn plan_restore(
     backup: Generation,
     documents: Vec<Placed<Document>>,
     now: Moment,
-    author: Author,
+    author: Author<'_>,
 ) -> Result<Plan, Vec<InputError>> {
-    let completion = Completion::of(current, documents.iter().map(|it| &it.value), now, author);
+    let completion = Completion::of(current, documents.iter().map(|it| &it.value), now, author.authority);
     let documents = documents.into_iter().map(|placed| {
         let value = Arc::new(completion.complete(placed.value));
         Placed { value, place: placed.place }
@@ -155,9 +173,90 @@ pub fn plan_restore(
     let before = current.generation();
     let generation = Generation {
         epoch: before.epoch.max(backup.epoch) + 1,
+        site: home(before, &world, author.site),
         number: before.number.max(backup.number) + 1,
     };
-    Ok(planned(current, world, (generation, now), Some(before)))
+    let mut plan = planned(current, world, (generation, now), Some(before), author);
+    if plan.commit.is_none() {
+        plan.commit = Some(commit_of(current, &plan, (generation, now), Some(before)));
+        plan.generation = generation;
+    }
+    let errors = too_many_orders(current, &plan);
+    if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Plans to switch a domain to a colour, or to its other one, until a commit changes the active colour in its document.
+/// `None` if the document has no colours; [`Planned::Unchanged`] if the colour is active already.
+#[must_use]
+pub fn plan_switch(
+    current: &Stored,
+    domain: &DomainName,
+    to: Option<Colour>,
+    now: Moment,
+    author: Author<'_>,
+) -> Option<Planned> {
+    let id = DocumentId { kind: Kind::Domain, name: domain.to_string() };
+    let in_force = current.in_effect(now).world;
+    let colour = |document: &Document| match document {
+        Document::Domain(domain) => active(domain),
+        _ => None,
+    };
+    let active = colour(in_force.get(&id)?)?;
+    let to = to.unwrap_or_else(|| active.other());
+    if to == active {
+        return Some(Planned::Unchanged(current.generation()));
+    }
+    let target = OrderTarget::Switch(domain.clone());
+    let record = ordered(current, target, OrderKind::Switch(to), author.authority, (now, author));
+    let expected = current.orders.index(&record.target);
+    Some(Planned::Changed(Box::new(Plan {
+        commit: None,
+        expected: current.head_index,
+        generation: current.generation(),
+        orders: vec![(record, expected)],
+        converted: Vec::new(),
+        differences: vec![Difference {
+            id,
+            kind: DifferenceKind::Changed { fields: vec!["policy".to_owned()] },
+        }],
+        world: current.world(),
+    })))
+}
+
+/// The generation after the present one.
+fn next(current: &Stored, world: &World, site: SiteTag) -> Generation {
+    let before = current.generation();
+    Generation { epoch: before.epoch.max(1), site: home(before, world, site), number: before.number + 1 }
+}
+
+/// The home after a commit. An engine becomes the home when its documents first name the control of a site: until then it is
+/// connected to no other.
+fn home(before: Generation, world: &World, site: SiteTag) -> SiteTag {
+    let connected = || world.sites().any(|it| it.control.is_some());
+    if before.site.is_empty() && connected() { site } else { before.site }
+}
+
+/// Orders beyond their bounds.
+fn too_many_orders(current: &Stored, plan: &Plan) -> Vec<InputError> {
+    let new = plan.orders.iter().filter(|(record, _)| current.orders.get(&record.target).is_none()).count();
+    let error = |problem: String, expected: String| InputError {
+        file: "request".into(),
+        line: None,
+        document: "Override".to_owned(),
+        field: String::new(),
+        problem,
+        expected,
+    };
+    let mut errors = Vec::new();
+    if plan.orders.len() > MAX_AT_ONCE {
+        let problem = format!("{} overrides change at once", plan.orders.len());
+        errors.push(error(problem, format!("at most {MAX_AT_ONCE} in one change")));
+    }
+    if current.orders.len() + plan.converted.len() + new > MAX_ORDERS {
+        let problem = format!("there would be {} orders", current.orders.len() + plan.converted.len() + new);
+        errors.push(error(problem, format!("at most {MAX_ORDERS}, ended ones included")));
+    }
+    errors
 }
 
 fn not_there(id: &DocumentId) -> InputError {
@@ -178,7 +277,7 @@ struct Completion<'c> {
     /// The zones of the clusters that are written at the same time.
     zones: HashMap<Name, DomainName>,
     now: Moment,
-    author: Author,
+    authority: Authority,
 }
 
 impl<'c> Completion<'c> {
@@ -186,13 +285,13 @@ impl<'c> Completion<'c> {
         current: &'c Stored,
         wanted: impl Iterator<Item = &'d Document>,
         now: Moment,
-        author: Author,
+        authority: Authority,
     ) -> Self {
         let zones = wanted.filter_map(|document| match document {
             Document::Cluster(cluster) => Some((cluster.name.clone(), cluster.zone.clone())),
             _ => None,
         });
-        Self { current, zones: zones.collect(), now, author }
+        Self { current, zones: zones.collect(), now, authority }
     }
 
     fn complete(&self, document: Document) -> Document {
@@ -234,7 +333,7 @@ impl<'c> Completion<'c> {
         let begins =
             || i64::try_from(self.now.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
         let since = order.since.or_else(|| had.map_or_else(begins, |had| had.since));
-        let authority = match self.author.authority {
+        let authority = match self.authority {
             Authority::Human => order.authority,
             Authority::Tool => had.map_or(Authority::Tool, |had| had.authority),
         };
@@ -253,7 +352,7 @@ fn outranked(
     id: &DocumentId,
     wanted: Option<&Document>,
     current: &Stored,
-    author: Author,
+    author: Author<'_>,
     place: Option<&Place>,
 ) -> Option<InputError> {
     let stored = current.get(id)?;
@@ -274,25 +373,98 @@ fn planned(
     world: World,
     (generation, now): (Generation, Moment),
     restored_over: Option<Generation>,
+    author: Author<'_>,
 ) -> Plan {
     let differences = compare(current, &world, |_| true);
-    let changed: HashSet<&DocumentId> = differences.iter().map(|difference| &difference.id).collect();
-    let (undo, parts) = history::record(current, &differences, generation).unzip();
+    let converted: Vec<OrderRecord> = current.unordered().collect();
+    let mut orders = Vec::new();
+    for difference in differences.iter().filter(|it| it.id.kind == Kind::Override) {
+        let Ok(name) = difference.id.name.parse() else { continue };
+        let target = OrderTarget::Override(name);
+        let (kind, authority) = match world.get(&difference.id).map(|document| &**document) {
+            Some(Document::Override(it)) => (OrderKind::Override(Box::new(it.clone())), it.authority),
+            _ => (OrderKind::Released, author.authority),
+        };
+        let record = ordered(current, target, kind, authority, (now, author));
+        let expected = current.orders.index(&record.target);
+        orders.push((record, expected));
+    }
+    let mut plan = Plan {
+        commit: None,
+        expected: current.head_index,
+        generation: current.generation(),
+        orders,
+        converted,
+        differences,
+        world,
+    };
+    if plan.differences.iter().any(|it| it.id.kind != Kind::Override) {
+        plan.commit = Some(commit_of(current, &plan, (generation, now), restored_over));
+        plan.generation = generation;
+    }
+    plan
+}
+
+/// The record of a target with one more order.
+fn ordered(
+    current: &Stored,
+    target: OrderTarget,
+    kind: OrderKind,
+    authority: Authority,
+    (now, author): (Moment, Author<'_>),
+) -> OrderRecord {
+    let stored = current.orders.get(&target).cloned();
+    let unordered = || current.unordered().find(|it| it.target == target);
+    let mut record = stored.or_else(unordered).unwrap_or_else(|| OrderRecord::empty(target.clone()));
+    let site = if current.generation().site.is_empty() { SiteTag::NONE } else { author.site };
+    let mut give = |kind: OrderKind, authority: Authority| {
+        let content = OrderContent {
+            kind,
+            by: author.by.to_owned(),
+            authority,
+            at: now,
+            under: current.generation(),
+            applied: author.applied,
+        };
+        let order = Order::new(&target, record.counter() + 1, site, content);
+        record.take(order);
+    };
+    // A person may hand an override over to a tool. Their own then ends, because it would outrank the tool's.
+    if authority == Authority::Tool && author.authority == Authority::Human {
+        give(OrderKind::Released, Authority::Human);
+    }
+    give(kind, authority);
+    record
+}
+
+/// The head and the shards that a commit writes. Overrides are orders, so no shard contains them.
+fn commit_of(
+    current: &Stored,
+    plan: &Plan,
+    (generation, now): (Generation, Moment),
+    restored_over: Option<Generation>,
+) -> (Head, Vec<(String, Bytes)>) {
+    let configured: Vec<&Difference> =
+        plan.differences.iter().filter(|it| it.id.kind != Kind::Override).collect();
+    let changed: HashSet<&DocumentId> = configured.iter().map(|difference| &difference.id).collect();
+    let (undo, parts) = history::record(current, &configured, generation).unzip();
     let mut parts = parts.unwrap_or_default();
     let shards = BTreeMap::new();
     let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
     let stored = by_id(current);
     let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
-    for (id, documents) in by_shard(&world) {
+    for (id, documents) in by_shard(&plan.world) {
         if let (false, Some(version)) = (touched.contains(&id), current.head.shards.get(&id)) {
             head.shards.insert(id, version.clone());
             continue;
         }
         let keep = |document: Arc<Document>| {
             let id = document.id();
-            let kept = stored.get(&id).filter(|_| !changed.contains(&id));
+            let before = stored.get(&id).copied();
+            let kept = before.filter(|_| !changed.contains(&id));
             let changed = kept.map_or(generation, |kept| kept.changed);
-            Kept { document, changed }
+            let coloured = coloured(before, &document, generation);
+            Kept { document, changed, coloured }
         };
         let shard = Shard { v: STORED_VERSION, documents: documents.into_iter().map(keep).collect() };
         let bytes = serde_json::to_vec(&shard).expect("documents have text keys and no failing serialiser");
@@ -304,12 +476,12 @@ fn planned(
         }
         head.shards.insert(id, ShardVersion { generation, parts: count, digest });
     }
-    Plan { head, expected: current.head_index, parts, differences, world }
+    (head, parts)
 }
 
 fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
     let mut shards: BTreeMap<ShardId, Vec<Arc<Document>>> = BTreeMap::new();
-    for document in world.documents() {
+    for document in world.documents().filter(|it| it.id().kind != Kind::Override) {
         shards.entry(ShardId::of(&document.id())).or_default().push(Arc::clone(document));
     }
     shards
@@ -324,9 +496,8 @@ pub fn diff<'d>(
     prune: bool,
 ) -> Vec<Difference> {
     // A service without a UUID keeps its own, which is no difference.
-    let author = Author { authority: Authority::Human };
     let wanted: Vec<&Document> = wanted.into_iter().collect();
-    let completion = Completion::of(current, wanted.iter().copied(), Moment(0), author);
+    let completion = Completion::of(current, wanted.iter().copied(), Moment(0), Authority::Human);
     let wanted: Vec<_> =
         wanted.into_iter().map(|document| Arc::new(completion.complete(document.clone()))).collect();
     let wanted = World::assemble(wanted);

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+mod orders;
+
 use super::*;
 use crate::{
     engine::Engine as _,
     engine::embedded::{Embedded, Options},
     model::{Authority, InputError, Kind, Moment, Override, Placed, parse},
-    testing::two_sites,
+    testing::{author, two_sites},
 };
 
 /// Two sites and a service without a UUID.
@@ -48,7 +50,7 @@ impl Engine {
         authority: Authority,
         now: Moment,
     ) -> Result<Vec<Difference>, Vec<InputError>> {
-        let author = Author { authority };
+        let author = Author { authority, ..author() };
         match plan(&self.stored().await, changes, now, author)? {
             Planned::Unchanged(_) => Ok(Vec::new()),
             Planned::Changed(planned) => {
@@ -288,8 +290,8 @@ async fn the_past_before_every_document_was_deleted_is_known() {
 async fn the_past_before_a_restore_is_known() {
     let engine = Engine::with("kind: Site\nname: bj\n---\nkind: Site\nname: sh\n").await;
     let documents = parse("backup", "kind: Site\nname: gz\n").unwrap();
-    let author = Author { authority: Authority::Human };
-    let backup = Generation { epoch: 1, number: 9 };
+    let author = author();
+    let backup = Generation::new(1, 9);
     let plan = plan_restore(&engine.stored().await, backup, documents, Moment(2_000), author).unwrap();
     let entry = AuditEntry { at: Moment(2_000), who: "t".into(), what: "t".into(), generation: None };
     commit(engine.0.as_ref(), plan, entry).await.unwrap();

@@ -9,9 +9,10 @@ use super::{
     audit::{trim, write},
 };
 use crate::{
-    engine::{Engine, EngineError, KvOp, MAX_TXN_BODY, MAX_TXN_OPS, TxnOutcome},
+    engine::{Engine, EngineError, Index, KvOp, MAX_TXN_BODY, MAX_TXN_OPS, TxnOutcome},
     keys,
     model::Generation,
+    orders::{MAX_AT_ONCE, OrderRecord},
 };
 
 /// Shard versions that readers of the last few generations may still be reading.
@@ -32,8 +33,8 @@ pub enum CommitError {
     Unknown(EngineError),
 }
 
-/// Writes a plan: its shards first, then head and audit entry in one transaction. Durable when it returns the new
-/// generation. Afterwards versions that are no longer read are removed, as far as the engine permits.
+/// Writes a plan: its shards first, then head, orders and audit entry in one transaction. Durable when it returns the
+/// generation in force. Afterwards versions that are no longer read are removed, as far as the engine permits.
 ///
 /// # Errors
 /// See [`CommitError`].
@@ -43,31 +44,74 @@ pub async fn commit(
     mut entry: AuditEntry,
 ) -> Result<Generation, CommitError> {
     let generation = plan.generation();
-    entry.generation = Some(generation);
-    for ops in batches(plan.parts) {
+    let (head, parts) = plan.commit.unzip();
+    entry.generation = head.is_some().then_some(generation);
+    convert(engine, &plan.converted, &plan.orders).await?;
+    for ops in batches(parts.unwrap_or_default()) {
         if let TxnOutcome::Refused(reasons) = engine.txn(ops).await? {
             let reason = reasons.into_iter().next().map(|(_, reason)| reason).unwrap_or_default();
             return Err(CommitError::Engine(EngineError::Refused(reason)));
         }
     }
-    let value: Bytes = serde_json::to_vec(&plan.head).expect("the head has text keys").into();
+    let mut writes: Vec<(String, Bytes, Index)> = plan
+        .orders
+        .iter()
+        .map(|(record, expected)| (keys::order(&record.target), bytes_of(record), *expected))
+        .collect();
     let key = keys::CONFIG_HEAD.to_owned();
-    let flip = KvOp::Cas { key, value: value.clone(), expected: plan.expected };
-    match engine.txn(vec![flip, write(&entry)]).await {
+    // Orders were checked against the documents, so they are taken only while these are in force.
+    let unchanged = head.is_none().then(|| KvOp::CheckIndex { key: key.clone(), expected: plan.expected });
+    writes.extend(head.as_ref().map(|head| (key, bytes_of(head), plan.expected)));
+    let cas = writes.iter().cloned().map(|(key, value, expected)| KvOp::Cas { key, value, expected });
+    let ops = unchanged.into_iter().filter(|_| plan.expected > Index::default()).chain(cas);
+    match engine.txn(ops.chain([write(&entry)]).collect()).await {
         Ok(TxnOutcome::Committed(_)) => {}
         Ok(TxnOutcome::Refused(_)) => return Err(CommitError::Conflict),
         Err(error @ (EngineError::Denied(_) | EngineError::Refused(_))) => return Err(error.into()),
-        Err(error) => settle(engine, &value, error).await?,
+        Err(error) => settle(engine, writes.last(), error).await?,
     }
-    collect(engine, generation, &plan.head.shards).await;
+    if let Some(head) = head {
+        collect(engine, generation, &head.shards).await;
+    }
     trim(engine).await;
     Ok(generation)
 }
 
-/// The head was sent and no answer came: the head itself shows whether the commit took effect.
-async fn settle(engine: &dyn Engine, wanted: &Bytes, error: EngineError) -> Result<(), CommitError> {
-    let head = engine.kv_get(keys::CONFIG_HEAD, None).await.map_or(None, |head| head.value);
-    if head.is_some_and(|entry| entry.value == *wanted) {
+fn bytes_of(value: &impl serde::Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("documents and orders have text keys and no failing serialiser").into()
+}
+
+/// Writes the records of overrides that an older version stored as documents, so that the commit may leave those out. They
+/// order what the documents do, so it does not matter if the commit fails then.
+async fn convert(
+    engine: &dyn Engine,
+    converted: &[OrderRecord],
+    orders: &[(OrderRecord, Index)],
+) -> Result<(), CommitError> {
+    let replaced = |record: &&OrderRecord| !orders.iter().any(|(it, _)| it.target == record.target);
+    let records: Vec<&OrderRecord> = converted.iter().filter(replaced).collect();
+    for some in records.chunks(MAX_AT_ONCE) {
+        let write = |record: &&OrderRecord| KvOp::Cas {
+            key: keys::order(&record.target),
+            value: bytes_of(record),
+            expected: Index::default(),
+        };
+        if let TxnOutcome::Refused(_) = engine.txn(some.iter().map(write).collect()).await? {
+            return Err(CommitError::Conflict);
+        }
+    }
+    Ok(())
+}
+
+/// The last write was sent and no answer came: its key shows whether the commit took effect.
+async fn settle(
+    engine: &dyn Engine,
+    wanted: Option<&(String, Bytes, Index)>,
+    error: EngineError,
+) -> Result<(), CommitError> {
+    let Some((key, value, _)) = wanted else { return Err(CommitError::Unknown(error)) };
+    let found = engine.kv_get(key, None).await.map_or(None, |read| read.value);
+    if found.is_some_and(|entry| entry.value == *value) {
         return Ok(());
     }
     // The write may still arrive, even if the head does not show it yet.
@@ -148,7 +192,7 @@ mod tests {
     use super::*;
 
     fn generation(number: u64) -> Generation {
-        Generation { epoch: 1, number }
+        Generation::new(1, number)
     }
 
     #[test]

@@ -6,86 +6,126 @@ use tokio::sync::watch;
 
 use super::Shared;
 use crate::{
-    commit::{self, ReadError, Stored},
+    commit::{self, InEffect, ReadError, Stored},
     engine::{
-        EngineError, KvEntry,
+        EngineError,
         follower::{Follower, News, Watched},
     },
     geo::Geo,
     handle::Concern,
     keys,
-    model::World,
-    snapshot::Snapshot,
+    model::{Generation, Moment},
+    snapshot::{OrdersInForce, Snapshot},
 };
 
 const MEMORY: &str = "config";
 
 /// Publishes the configuration this node last ran, if it ran one.
-pub(super) fn publish_last_good(shared: &Shared) -> Option<Stored> {
-    let stored = shared.memory.get::<Stored>(MEMORY)?;
-    publish(shared, &stored);
+pub(super) fn publish_last_good(shared: &Shared) -> Published {
+    let Some(stored) = shared.memory.get::<Stored>(MEMORY) else { return Published::default() };
+    let until = publish(shared, &stored);
     tracing::info!(generation = %stored.generation(), "started with the last configuration on disk");
-    Some(stored)
+    Published { stored: Some(stored), until }
+}
+
+/// What is published.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    stored: Option<Stored>,
+    /// When what is in effect changes by time alone.
+    until: Option<Moment>,
 }
 
 /// Follows for ever, starting with what was published. `read` becomes true once the engine was read, even if it has no
 /// configuration.
-pub(super) async fn follow(shared: Shared, mut stored: Option<Stored>, read: watch::Sender<bool>) {
-    let watched = Watched::Key(keys::CONFIG_HEAD.to_owned());
-    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
-        .reporting("reading the configuration", "the last good one stays");
+pub(super) async fn follow(shared: Shared, published: Published, read: watch::Sender<bool>) {
+    let Published { mut stored, mut until } = published;
+    let following = |watched| {
+        Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
+            .reporting("reading the configuration", "the last good one stays")
+    };
+    let mut heads = following(Watched::Key(keys::CONFIG_HEAD.to_owned()));
+    let mut orders = following(Watched::Prefix(keys::ORDERS.to_owned()));
+    // Why each of them cannot be read.
+    let mut failed: [Option<String>; 2] = [None, None];
     // Why the engine's configuration is not used, as of the last reading that changed.
     let mut refused = None;
     let mut geo = shared.options.geo.clone();
     loop {
-        let mut news = tokio::select! {
+        let (mut news, follower, failed_at) = tokio::select! {
             biased;
             () = changed(&mut geo) => {
-                locate_anew(&shared, stored.as_ref());
+                until = publish_again(&shared, stored.as_ref());
                 continue;
             }
-            news = follower.next() => news,
+            () = passed(&shared, until) => {
+                until = publish_again(&shared, stored.as_ref());
+                continue;
+            }
+            news = orders.next() => (news, &mut orders, 0),
+            news = heads.next() => (news, &mut heads, 1),
         };
         if let News::Read(reading) = &news
             && reading.changed
         {
-            match take_in_head(&shared, &mut stored, reading.read.value.first()).await {
-                Ok(reason) => refused = reason,
+            match take_in_newest(&shared, &mut stored).await {
+                Ok(Taken::Published(next)) => (until, refused) = (next, None),
+                Ok(Taken::Same) => refused = None,
+                Ok(Taken::Refused(reason)) => refused = Some(reason),
                 Err(error) => news = follower.failed(error),
             }
         }
-        match news {
+        let failure = match news {
             News::Read(_) => {
-                shared.publisher.concern(Concern::Configuration, refused.clone());
                 read.send_if_modified(|read| !std::mem::replace(read, true));
+                None
             }
             News::Failed(error) => {
                 shared.metrics.engine_failures.increment();
-                shared.publisher.concern(Concern::Configuration, Some(error.to_string()));
+                Some(error.to_string())
             }
+        };
+        if let Some(failed) = failed.get_mut(failed_at) {
+            *failed = failure;
         }
+        let concern = failed.iter().flatten().next().or(refused.as_ref()).cloned();
+        shared.publisher.concern(Concern::Configuration, concern);
     }
 }
 
-/// Reads the configuration that the head names, and uses it; returns the reason if it is not used.
-async fn take_in_head(
-    shared: &Shared,
-    stored: &mut Option<Stored>,
-    head: Option<&KvEntry>,
-) -> Result<Option<String>, EngineError> {
-    if head.is_none() {
-        return Ok(stored.as_ref().map(|stored| {
-            let generation = stored.generation();
-            tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
-            format!("it has none, and generation {generation} stays")
-        }));
-    }
+/// What became of a configuration that was read.
+enum Taken {
+    /// It is published; it has to be made again at this moment, if there is one.
+    Published(Option<Moment>),
+    /// It is the one that runs.
+    Same,
+    /// It is not used, for this reason.
+    Refused(String),
+}
+
+/// Reads the newest configuration and orders, and uses them.
+async fn take_in_newest(shared: &Shared, stored: &mut Option<Stored>) -> Result<Taken, EngineError> {
     let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await;
     let next = next.map_err(|error| match error {
         ReadError::Engine(error) => error,
         unusable => EngineError::Unusable(unusable.to_string()),
     })?;
+    if next.generation() == Generation::default() {
+        return Ok(stored.as_ref().map_or(Taken::Same, |stored| {
+            let generation = stored.generation();
+            tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
+            Taken::Refused(format!("it has none, and generation {generation} stays"))
+        }));
+    }
     Ok(take_in(shared, stored, next).await)
+}
+
+/// Waits until a moment; for ever if there is none.
+async fn passed(shared: &Shared, until: Option<Moment>) {
+    match until {
+        Some(until) => tokio::time::sleep(until.since(shared.publisher.handle().now())).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The database of places, and those that replace it.
@@ -99,18 +139,17 @@ async fn changed(geo: &mut Databases) {
     }
 }
 
-/// Publishes the present configuration again, with the newest database.
-fn locate_anew(shared: &Shared, stored: Option<&Stored>) {
-    if let Some(stored) = stored {
-        publish(shared, stored);
-    }
+/// Publishes the present configuration again, with the newest database and by the present time.
+fn publish_again(shared: &Shared, stored: Option<&Stored>) -> Option<Moment> {
+    stored.and_then(|stored| publish(shared, stored))
 }
 
-/// Publishes a configuration, unless it is older than the present one; then returns that as the reason.
-async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> Option<String> {
+/// Publishes a configuration, unless it is older than the present one.
+async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> Taken {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
-    if running == Some(next.generation()) {
-        return None;
+    let same_orders = stored.as_ref().is_some_and(|stored| stored.orders().agree(next.orders()));
+    if running == Some(next.generation()) && same_orders {
+        return Taken::Same;
     }
     if running.is_some_and(|running| next.generation() < running) {
         shared.metrics.generations_refused.increment();
@@ -118,21 +157,28 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> 
             offered = %next.generation(), running = ?running,
             "the engine offers an older generation and it is refused; restore it with a higher epoch (waypost restore)"
         );
-        return Some(format!("generation {} is older than the one that runs", next.generation()));
+        return Taken::Refused(format!("generation {} is older than the one that runs", next.generation()));
     }
-    publish(shared, &next);
-    tracing::info!(generation = %next.generation(), "configuration loaded");
+    let until = publish(shared, &next);
+    if running == Some(next.generation()) {
+        tracing::info!(generation = %next.generation(), orders = next.orders().len(), "orders loaded");
+    } else {
+        tracing::info!(generation = %next.generation(), "configuration loaded");
+    }
     remember(shared, &next).await;
     *stored = Some(next);
-    None
+    Taken::Published(until)
 }
 
-fn publish(shared: &Shared, stored: &Stored) {
-    let world = World::assemble(stored.documents());
+/// Publishes what is in effect now; returns when that has to be done again.
+fn publish(shared: &Shared, stored: &Stored) -> Option<Moment> {
     let handle = shared.publisher.handle();
+    let InEffect { world, switches, without, until } = stored.in_effect(handle.now());
     let mut snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
+    snapshot.orders = OrdersInForce { digest: stored.orders().digest(), switches, without };
     snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.borrow().clone());
     shared.publisher.publish_snapshot(Arc::new(snapshot));
+    until
 }
 
 /// Keeps the configuration on disk and syncs it, so that this node can start with it when everything else is down.
@@ -153,17 +199,17 @@ async fn remember(shared: &Shared, stored: &Stored) {
 mod tests {
     use super::*;
     use crate::{
-        commit::{AuditEntry, Author, Change, Planned, plan},
+        commit::{AuditEntry, Change, Planned, plan},
         engine::{Engine, embedded},
         follow::{Identity, Options, start},
         geo::tests::small,
-        model::{Authority, Moment, parse},
+        model::{Moment, parse},
     };
 
     async fn commit_a_site(engine: &dyn Engine) {
         let documents = parse("t.yaml", "kind: Site\nname: bj\n").unwrap();
         let changes = documents.into_iter().map(Change::Put).collect();
-        let author = Author { authority: Authority::Human };
+        let author = crate::testing::author();
         let stored = commit::read(engine, None).await.unwrap();
         let Planned::Changed(planned) = plan(&stored, changes, Moment(1), author).unwrap() else {
             panic!("a new site is a change")

@@ -75,7 +75,7 @@ fn the_same_target_is_dialled_once_and_keeps_its_slot() {
 
 #[test]
 fn the_serial_grows_with_the_generation_and_with_the_epoch() {
-    let serial = |epoch, number| serial(Generation { epoch, number });
+    let serial = |epoch, number| serial(Generation::new(epoch, number));
     assert!(serial(1, 1) < serial(1, 2));
     assert!(serial(1, 900) < serial(2, 1));
 }

@@ -11,7 +11,7 @@ fn snapshot(documents: &str, on: &store::board::Board) -> Arc<Snapshot> {
     let documents = model::parse("alias.yaml", documents).unwrap();
     let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
     let world = model::World::check(placed, Moment(0)).unwrap();
-    Arc::new(Snapshot::compile(world.sources(), Generation { epoch: 1, number: 1 }, on))
+    Arc::new(Snapshot::compile(world.sources(), Generation::new(1, 1), on))
 }
 
 fn start_with(config: Config, documents: &str) -> Running {

@@ -52,7 +52,7 @@ fn world() -> Status {
         ..DomainStatus::default()
     };
     let vantage = |name: &str| VantageStatus { name: name.into(), fresh: true, withheld: false };
-    let generation = Generation { epoch: 1, number: 4 };
+    let generation = Generation::new(1, 4);
     let node = |name: &str, site: &str| NodeStatus {
         node: name.into(),
         site: site.into(),
@@ -327,7 +327,7 @@ fn lost_nodes_and_those_that_lag_are_named() {
     let lags = |span: &str| {
         judged(|status| {
             status.nodes[0].lags = Some(span.parse().unwrap());
-            status.nodes[0].generation = Some(Generation { epoch: 1, number: 3 });
+            status.nodes[0].generation = Some(Generation::new(1, 3));
         })
     };
     let text = "node gw-bj (bj; proxy) has run 1.3 instead of 1.4 for";

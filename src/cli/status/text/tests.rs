@@ -22,7 +22,7 @@ fn troubled() -> Status {
         until: Some("2026-09-21T14:15:30Z".into()),
         by_hand: false,
     };
-    let generation = Generation { epoch: 1, number: 4 };
+    let generation = Generation::new(1, 4);
     Status {
         summary: "NOT WELL, 1 problem; generation 1.4".into(),
         problems: vec![finding("gw.example.com fails open")],
@@ -44,7 +44,7 @@ fn troubled() -> Status {
             node: "gw-bj".into(),
             site: "bj".into(),
             roles: vec!["proxy".into()],
-            generation: Some(Generation { epoch: 1, number: 3 }),
+            generation: Some(Generation::new(1, 3)),
             silent: "40s".parse().unwrap(),
             lost: true,
             lags: Some("50s".parse().unwrap()),

@@ -127,7 +127,7 @@ impl<'c> Change<'c> {
 
     /// The rules about one document and those that it names.
     fn documents_are_right(&self) -> bool {
-        let mut checker = Checker::without_messages(self.world);
+        let mut checker = Checker::without_places(self.world);
         self.domains.iter().for_each(|it| checker.domain(it));
         self.services.iter().for_each(|it| checker.service(it));
         self.routes.iter().for_each(|it| checker.route(it));
@@ -222,7 +222,7 @@ impl<'c> Change<'c> {
     }
 
     fn names_are_right(&self) -> bool {
-        let mut checker = Checker::without_messages(self.world);
+        let mut checker = Checker::without_places(self.world);
         for name in &self.names {
             let claims = self.claims(name);
             names::at_a_name(&mut checker, name, &claims, &self.index.borders);

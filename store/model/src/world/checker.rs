@@ -15,8 +15,8 @@ pub(super) struct Checker<'w> {
 }
 
 impl<'w> Checker<'w> {
-    /// For a check that needs to know only whether there is an error.
-    pub(super) fn without_messages(world: &'w World) -> Self {
+    /// For a check whose errors are not shown with their places, because it is not known where the documents were written.
+    pub(super) fn without_places(world: &'w World) -> Self {
         Self { world, places: HashMap::new(), errors: Vec::new(), hints: 0 }
     }
 

@@ -154,7 +154,7 @@ impl Borders {
 /// What zones put at names; it does not depend on documents of other kinds.
 pub(super) fn fixed_claims(world: &World, borders: &Borders) -> HashMap<DomainName, Vec<FixedClaim>> {
     let mut claims = Claims::new();
-    let mut checker = Checker::without_messages(world);
+    let mut checker = Checker::without_places(world);
     for zone in world.zones() {
         claim_static(&mut checker, zone, borders, &mut claims);
     }
