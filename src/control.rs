@@ -10,6 +10,7 @@
 //!        ◀── Work ─── work ◀── first failures      receipts, heartbeats ──▶ evidence ──┘
 //! ```
 
+mod adoption;
 mod answers;
 mod bearers;
 mod documents;
@@ -154,6 +155,7 @@ struct Shared {
     nodes: liveness::Nodes,
     bearers: bearers::Bearers,
     evidence: watch::Sender<Arc<drains::Evidence>>,
+    adoption: adoption::Company,
     /// The services that have a drained instance.
     following: Following,
 }
@@ -190,6 +192,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         nodes,
         bearers,
         evidence: watch::Sender::new(Arc::default()),
+        adoption: adoption::Company::new(),
     });
     let (intake, reports) = intake::channel();
     let drain_orders = Arc::new(DrainOrders::new(Arc::clone(&shared)));
@@ -220,6 +223,7 @@ impl Control {
         tasks.spawn(named("watch of gateways", drains::watch_nodes(Arc::clone(&shared))));
         tasks.spawn(named("completion of bootstraps", tokens::complete(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
+        tasks.spawn(named("watch of what is heard", adoption::follow(Arc::clone(&shared))));
         tasks.spawn(named("log of changed answers", answers::log_changes(Arc::clone(&shared))));
         let drains = Lock::new(&shared, "drains");
         let driver = {

@@ -7,13 +7,20 @@ use std::{
 };
 
 use store::health::{Observation, TargetKey};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// The newest observation of each target, with the version of its last change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
+    started: Instant,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), version: watch::Sender::default(), started: Instant::now() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +35,9 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) version: u64,
+    /// Grows with every change and with time, and is the same for all addresses: equal only for what was taken in the same
+    /// millisecond without a change in between.
+    pub(crate) taken: u64,
     pub(crate) withheld: bool,
     pub(crate) observations: Vec<Observation>,
     /// There are more changes than were taken.
@@ -85,7 +95,10 @@ impl Outbox {
         let last = taken.last().filter(|_| more).map_or(inner.version, |(version, _)| **version);
         let seen = taken.into_iter().filter_map(|(_, key)| inner.seen.get(key));
         let observations = seen.map(|(_, it)| it.clone()).collect();
-        Changes { version: last, withheld: inner.withheld, observations, more }
+        // Neither of the two ever falls, so their sum is equal only where both are.
+        let age = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let taken = inner.version.saturating_add(age).saturating_add(1);
+        Changes { version: last, taken, withheld: inner.withheld, observations, more }
     }
 
     /// Signals every change.
@@ -144,6 +157,23 @@ mod tests {
         outbox.withhold(true);
         let third = outbox.since(second.version, 2);
         assert!(third.withheld && third.observations.is_empty() && third.version > second.version);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_later_has_a_greater_number_for_whichever_address() {
+        let outbox = Outbox::default();
+        let taken = || outbox.since(0, usize::MAX).taken;
+        outbox.put(observation("a", State::Up));
+        let first = taken();
+        assert!(first > 0 && taken() == first, "the same at the same time");
+        outbox.put(observation("a", State::Down));
+        let second = taken();
+        assert!(second > first);
+        tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        let third = taken();
+        assert!(third > second);
+        outbox.withhold(true);
+        assert!(taken() > third);
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl DeliveryState {
             boot: who.boot.clone(),
             number: self.number,
             heartbeat: self.heartbeat,
+            // What is still to come was seen earlier than this was taken.
+            taken: if changes.more { 0 } else { changes.taken },
             withheld: changes.withheld,
             full: self.full,
             observations: changes.observations,

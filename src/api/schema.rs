@@ -333,6 +333,9 @@ pub(crate) struct Batch {
     number: u64,
     /// Raised by every report.
     heartbeat: u64,
+    /// Grows with time and with what is seen, for all controls together; 0 or absent if what was seen is not complete with this report.
+    #[schema(required = false)]
+    taken: u64,
     /// The vantage doubts its own network, so its votes do not count.
     withheld: bool,
     /// Every target is in the report, not only those that changed.

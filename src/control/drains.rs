@@ -36,8 +36,11 @@ pub const MAX_DRAINS: usize = 256;
 const MAX_RECORDS: usize = 4_096;
 /// The shortest lease: a gateway shows that it lives every five seconds.
 pub const MIN_LEASE: Duration = Duration::from_secs(6);
-/// Earlier drains of an instance that one order replaces. There is one, unless two controls accepted orders at once.
+/// Earlier drains of an instance that one order replaces. There is one, unless controls of earlier versions accepted
+/// orders at once.
 const MAX_REPLACED: usize = 16;
+/// How often an order is tried again because another control accepted one at the same time.
+const TRIES: usize = 8;
 /// The trouble of a cancelled drain while the registry still shows what was done for it.
 const READMITTING: &str = "maintenance that was set for this drain is being undone";
 
@@ -45,7 +48,8 @@ const READMITTING: &str = "maintenance that was set for this drain is being undo
 #[derive(Debug)]
 pub(super) struct DrainOrders {
     shared: Arc<Shared>,
-    /// One order at a time, so that two for one instance see each other.
+    /// One order at a time, so that two for one instance see each other. Those of other controls are seen because every
+    /// order also writes one key, guarded by its index.
     ordering: Mutex<()>,
 }
 
@@ -56,8 +60,20 @@ impl DrainOrders {
 
     pub(super) async fn order(&self, order: DrainOrder) -> Result<Drain, Refused> {
         let lease = checked(&order)?;
-        let linger = order.linger.or(self.shared.config.linger);
         let _one_at_a_time = self.ordering.lock().await;
+        for _ in 0..TRIES {
+            if let Some(drain) = self.try_order(order.clone(), lease).await? {
+                return Ok(drain);
+            }
+        }
+        Err(Refused::new(Refusal::Unavailable, "other controls accept drains at the same time; try again"))
+    }
+
+    /// `None` if another control accepted an order meanwhile, which this one may repeat or contradict.
+    async fn try_order(&self, order: DrainOrder, lease: Span) -> Result<Option<Drain>, Refused> {
+        let linger = order.linger.or(self.shared.config.linger);
+        let last = bounded(self.shared.engine.kv_get(keys::LAST_DRAIN, None)).await?.value;
+        let last = last.map_or(Index(0), |it| it.modify_index);
         let service = self.registry_name(&order.service);
         let read = bounded(self.shared.engine.health(&service, None)).await?;
         let endpoint = find(&read.value, &service, &order)?;
@@ -69,7 +85,7 @@ impl DrainOrders {
                 && same.require_all == order.require_all
                 && same.linger == linger;
             return if alike {
-                Ok(same.clone())
+                Ok(Some(same.clone()))
             } else {
                 let text = format!(
                     "{} of {service} is being drained already, with another hook, lease, linger or require_all: \
@@ -99,17 +115,24 @@ impl DrainOrders {
             let over = Drain { note, ..cancelled(it.clone(), self.shared.handle.now()) };
             KvOp::Cas { key: keys::drain(&it.id), value: stored(&over), expected: *index }
         });
-        match self.write(&drain, Index(0), &drain.by, what, replaced.take(MAX_REPLACED).collect()).await? {
+        let alone = KvOp::Cas {
+            key: keys::LAST_DRAIN.to_owned(),
+            value: Bytes::copy_from_slice(drain.id.0.as_bytes()),
+            expected: last,
+        };
+        let also = std::iter::once(alone).chain(replaced.take(MAX_REPLACED)).collect();
+        match self.write(&drain, Index(0), &drain.by, what, also).await? {
             TxnOutcome::Committed(_) => {
                 tracing::info!(
                     drain = %drain.id, service = drain.service, instance = drain.instance,
                     address = hook::address(&drain), by = drain.by,
                     hook = drain.hook.as_deref().map(hook::shown), "drain ordered"
                 );
-                Ok(drain)
+                Ok(Some(drain))
             }
             TxnOutcome::Refused(reasons) => {
-                Err(Refused::new(Refusal::Unavailable, format!("the record was not written: {reasons:?}")))
+                tracing::info!(drain = %drain.id, ?reasons, "not written: something was changed at the same time");
+                Ok(None)
             }
         }
     }

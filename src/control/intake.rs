@@ -4,6 +4,11 @@
 //! One task does this for all vantages. Batches that arrive during a transaction go into the next one together, so load
 //! makes transactions larger and not more numerous. Every heartbeat also checks that the engine still holds what was
 //! written (another control may have written since, or the engine was restored); if not, it is read and repaired.
+//!
+//! Probers report to every control of a site, so several write what one vantage sees. A prober numbers what it tells them
+//! in one order, and the number is in the heartbeat: a control that finds as high a one in the engine writes nothing,
+//! because the engine knows as much. So neither a slow control nor one that was frozen puts old observations over new
+//! ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,9 +19,9 @@ use std::{
 use bytes::Bytes;
 use store::{
     engine::{EngineError, Index, KvOp, TxnOutcome},
-    health::{Batch, BatchReply, Heartbeat},
+    health::{Batch, BatchReply, FRESH_FOR, Heartbeat},
     keys,
-    model::{Generation, Name},
+    model::{Generation, Moment, Name},
     snapshot::Snapshot,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -112,6 +117,10 @@ struct Intake {
 
 struct Vantage {
     ledger: Ledger,
+    /// The prober's process whose heartbeat was last seen in the engine, or written.
+    shown_boot: Option<String>,
+    /// The heartbeat of another process that the engine has had since then instead.
+    foreign: Option<(Heartbeat, Moment)>,
     /// What the engine holds of it, as far as is known: `None` means that it has to be read.
     written: Option<Written>,
 }
@@ -120,6 +129,10 @@ struct Vantage {
 struct Written {
     shards: BTreeMap<String, (Index, Bytes)>,
     heartbeat: Option<Heartbeat>,
+    /// Where the engine has the heartbeat.
+    heartbeat_at: Index,
+    /// The engine refused a write: another control may have written, so the heartbeat has to be read again.
+    doubted: bool,
     /// The state of the ledger, and the configuration, that the shards show.
     shows: Option<(u64, Generation)>,
     /// The shard at which the next heartbeat continues to check.
@@ -186,7 +199,8 @@ impl Intake {
             },
             None => {
                 let Some((ledger, suspected)) = Ledger::open(batch) else { return Ok(false) };
-                self.vantages.insert(name.clone(), Vantage { ledger, written: None });
+                self.vantages
+                    .insert(name.clone(), Vantage { ledger, shown_boot: None, foreign: None, written: None });
                 suspected
             }
         };
@@ -215,7 +229,12 @@ impl Intake {
             }
             let plan = self.plan(&left, snapshot);
             let mut again = BTreeSet::new();
-            for writes in shards::pack(plan, 0) {
+            for mut writes in shards::pack(plan, 0) {
+                // The heartbeat comes last, and says that the shards before it are there.
+                writes.retain(|it| !again.contains(it.id.vantage()) && !failed.contains_key(it.id.vantage()));
+                if writes.is_empty() {
+                    continue;
+                }
                 let about: BTreeSet<Name> = writes.iter().map(|it| it.id.vantage().clone()).collect();
                 match self.commit(writes).await {
                     Ok(true) => {}
@@ -246,9 +265,15 @@ impl Intake {
     ) {
         for name in tried {
             let Some(vantage) = self.vantages.get_mut(name) else { continue };
-            if again.contains(name) || failed.contains_key(name) {
+            if failed.contains_key(name) {
                 vantage.written = None;
-            } else if let Some(written) = &mut vantage.written {
+                continue;
+            }
+            let behind = vantage.is_behind(self.shared.handle.now());
+            let Some(written) = &mut vantage.written else { continue };
+            if again.contains(name) {
+                written.doubted = true;
+            } else if !behind {
                 written.shows = Some((vantage.ledger.changes(), generation));
             }
         }
@@ -257,27 +282,42 @@ impl Intake {
     /// Reads what the engine holds of a vantage, unless that is known.
     async fn read_written(&mut self, name: &Name) -> Result<(), EngineError> {
         let Some(vantage) = self.vantages.get_mut(name) else { return Ok(()) };
-        if vantage.written.is_some() {
+        if vantage.written.as_ref().is_some_and(|it| !it.doubted) {
             return Ok(());
         }
+        let (engine, now) = (&self.shared.engine, self.shared.handle.now());
+        let failed = |_: &EngineError| self.shared.metrics.engine_failures.increment();
+        // First the heartbeat: if another control writes meanwhile, its index is no longer that of the engine.
+        let entry = bounded(engine.kv_get(&keys::heartbeat(name), None)).await.inspect_err(failed)?.value;
+        let heartbeat_at = entry.as_ref().map_or(Index(0), |it| it.modify_index);
+        let heartbeat = entry.and_then(|it| serde_json::from_slice(&it.value).ok());
+        if let Some(written) = &mut vantage.written {
+            (written.heartbeat_at, written.doubted) = (heartbeat_at, false);
+            written.heartbeat.clone_from(&heartbeat);
+            vantage.note_boot(now);
+            if vantage.is_behind(now) {
+                return Ok(());
+            }
+        }
         let prefix = keys::observations(name, "");
-        let read = bounded(self.shared.engine.kv_list(&prefix, None)).await;
-        let read = read.inspect_err(|_| self.shared.metrics.engine_failures.increment())?;
+        let read = bounded(engine.kv_list(&prefix, None)).await.inspect_err(failed)?;
         let shard = |key: &str| key.strip_prefix(&prefix).map(str::to_owned);
         let shards = read
             .value
             .into_iter()
             .filter_map(|entry| Some((shard(&entry.key)?, (entry.modify_index, entry.value))))
             .collect();
-        vantage.written = Some(Written { shards, ..Written::default() });
+        vantage.written = Some(Written { shards, heartbeat, heartbeat_at, ..Written::default() });
+        vantage.note_boot(now);
         Ok(())
     }
 
     fn plan(&mut self, vantages: &BTreeSet<Name>, snapshot: &Snapshot) -> Vec<Vec<Write<About>>> {
+        let now = self.shared.handle.now();
         let mut plan = Vec::new();
         for name in vantages {
             if let Some(vantage) = self.vantages.get_mut(name) {
-                plan.extend(vantage.plan(name, snapshot));
+                plan.extend(vantage.plan(name, snapshot, now));
             }
         }
         plan
@@ -299,15 +339,18 @@ impl Intake {
     }
 
     fn written(&mut self, about: About, index: Option<Index>) {
-        let written = self.vantages.get_mut(about.vantage()).and_then(|it| it.written.as_mut());
-        let Some(written) = written else { return };
+        let Some(vantage) = self.vantages.get_mut(about.vantage()) else { return };
+        let Some(written) = &mut vantage.written else { return };
         match about {
             About::Shard(_, shard, Some(value)) => {
                 self.shared.metrics.shards_written.increment();
                 written.shards.insert(shard, (index.unwrap_or_default(), value));
             }
             About::Shard(_, shard, None) => drop(written.shards.remove(&shard)),
-            About::Heartbeat(_, heartbeat) => written.heartbeat = Some(heartbeat),
+            About::Heartbeat(_, heartbeat) => {
+                (written.heartbeat, written.heartbeat_at) = (Some(heartbeat), index.unwrap_or_default());
+                vantage.note_boot(self.shared.handle.now());
+            }
             About::Check(_) => {}
         }
     }
@@ -340,19 +383,57 @@ impl Intake {
 }
 
 impl Vantage {
+    /// Another control has told the engine what this one knows, or more.
+    fn is_behind(&self, now: Moment) -> bool {
+        let ours = self.ledger.heartbeat();
+        let Some(theirs) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref()) else { return false };
+        if theirs == ours {
+            // It is our own, and the shards may still have to follow.
+            return false;
+        }
+        if theirs.boot != ours.boot {
+            // Once the engine has shown our prober's process, another process is its successor, if it goes on. An engine
+            // that was restored from a backup shows a former one, which does not.
+            let goes_on = self.foreign.as_ref().is_some_and(|(_, since)| now.since(*since) < FRESH_FOR);
+            return ours.taken > 0 && self.shown_boot.as_ref() == Some(&ours.boot) && goes_on;
+        }
+        theirs.knows_at_least(ours) && theirs.withheld == ours.withheld
+    }
+
+    /// Notes whose heartbeat the engine has.
+    fn note_boot(&mut self, now: Moment) {
+        let Some(heartbeat) = self.written.as_ref().and_then(|it| it.heartbeat.as_ref()) else { return };
+        if heartbeat.boot == self.ledger.heartbeat().boot || self.shown_boot.is_none() {
+            (self.shown_boot, self.foreign) = (Some(heartbeat.boot.clone()), None);
+        } else if self.foreign.as_ref().is_none_or(|(it, _)| it != heartbeat) {
+            self.foreign = Some((heartbeat.clone(), now));
+        }
+    }
+
     /// What has to be written so that the engine shows this vantage as its ledger does.
-    fn plan(&mut self, name: &Name, snapshot: &Snapshot) -> Vec<Vec<Write<About>>> {
+    fn plan(&mut self, name: &Name, snapshot: &Snapshot, now: Moment) -> Vec<Vec<Write<About>>> {
+        if self.is_behind(now) {
+            if let Some(written) = &mut self.written {
+                // Whether the other process goes on has to be seen.
+                written.doubted = self.foreign.is_some();
+            }
+            return Vec::new();
+        }
         let Some(written) = &mut self.written else { return Vec::new() };
+        let guard = (self.ledger.heartbeat().taken > 0).then_some(written.heartbeat_at);
         let mut plan = Vec::new();
         if written.shows != Some((self.ledger.changes(), snapshot.generation)) {
             let wanted = |target: &_| snapshot.targets.contains_key(target);
             let shards = shards::split(self.ledger.items(), wanted, OBSERVATIONS);
-            plan = shards::families(changes(&written.shards, shards))
-                .into_iter()
-                .map(|family| {
-                    family.into_iter().map(|(shard, value)| shard_write(name, shard, value)).collect()
-                })
-                .collect();
+            for family in shards::families(changes(&written.shards, shards)) {
+                // In one transaction with them, so that they are not put over those of a control that knows more.
+                let guard = guard.map(|expected| Write {
+                    id: About::Check(name.clone()),
+                    op: KvOp::CheckIndex { key: keys::heartbeat(name), expected },
+                });
+                let shards = family.into_iter().map(|(shard, value)| shard_write(name, shard, value));
+                plan.push(guard.into_iter().chain(shards).collect());
+            }
         }
         if written.heartbeat.as_ref() != Some(self.ledger.heartbeat()) {
             let untouched = plan.is_empty();
@@ -364,8 +445,12 @@ impl Vantage {
     /// The heartbeat; while the shards stay `untouched`, with a check that the engine still has some of them.
     fn heartbeat(&mut self, name: &Name, untouched: bool) -> Vec<Write<About>> {
         let heartbeat = self.ledger.heartbeat().clone();
-        let value = serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser");
-        let op = KvOp::Set { key: keys::heartbeat(name), value: value.into() };
+        let value =
+            serde_json::to_vec(&heartbeat).expect("texts and numbers have no failing serialiser").into();
+        let key = keys::heartbeat(name);
+        let expected = self.written.as_ref().map_or(Index(0), |it| it.heartbeat_at);
+        let op =
+            if heartbeat.taken > 0 { KvOp::Cas { key, value, expected } } else { KvOp::Set { key, value } };
         let mut writes = vec![Write { id: About::Heartbeat(name.clone(), heartbeat), op }];
         let Some(written) = &mut self.written else { return writes };
         if untouched {

@@ -146,7 +146,12 @@ impl Ledger {
 }
 
 fn heartbeat(batch: &Batch) -> Heartbeat {
-    Heartbeat { boot: batch.boot.clone(), number: batch.heartbeat, withheld: batch.withheld }
+    Heartbeat {
+        boot: batch.boot.clone(),
+        number: batch.heartbeat,
+        taken: batch.taken,
+        withheld: batch.withheld,
+    }
 }
 
 fn shorten(reason: &mut String) {

@@ -6,9 +6,8 @@
 //!
 //! An engine ends the session of a dead holder only after some 20 s. A control that waits for the lock does it earlier:
 //! the lock names its holder, and the heartbeat of that node changes every [`HEARTBEAT_EVERY`]. Once it has not changed
-//! for [`SILENT_HOLDER`], in a view in which the waiting control's own heartbeat goes on changing, the holder is dead,
-//! frozen or cut off, and its session is ended. An engine that is slow, or away, delays both heartbeats, so it costs no
-//! holder its lock.
+//! for [`SILENT_HOLDER`], while the waiting control's own heartbeat went on changing, the holder is dead, frozen or cut
+//! off, and its session is ended. An engine that is slow, or away, delays both heartbeats, so it costs no holder its lock.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -42,10 +41,14 @@ const AFTER_TERM: Duration = Duration::from_millis(100);
 const SILENT_HOLDER: Duration = Duration::from_secs(5);
 /// The longest time for which the heartbeat of the waiting control itself may not have changed meanwhile.
 const PROVEN_BY: Duration = Duration::from_secs(3);
+/// Two of our own heartbeats that are noticed within less than this may have been held up together.
+const APART: Duration = Duration::from_secs(1);
 /// The longest time that reading the holder's heartbeat once more may take, before its session is ended.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
 /// The pause after a silence that was not confirmed.
 const DOUBTED: Duration = Duration::from_millis(500);
+/// The pause after the engine refused to end a session.
+const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 /// The longest time that it takes to release a lock.
 pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -88,6 +91,35 @@ struct Silent {
     /// The number at which its heartbeat stands still.
     number: u64,
     silent: Duration,
+}
+
+/// What shows that a holder is silent, and not its engine slow: while its heartbeat stood still, that of the waiting
+/// control went on.
+#[derive(Debug, Default)]
+struct Proof {
+    /// The number at which the holder's heartbeat stands still.
+    stands_at: Option<u64>,
+    /// The last number of our own heartbeat that was counted, and when.
+    counted: Option<(u64, Instant)>,
+    /// How many of our own were counted since the holder's stands still.
+    ours: usize,
+}
+
+impl Proof {
+    /// Takes in what a reading shows of the holder and of us; once the holder is silent, its number and for how long.
+    fn look(&mut self, holder: Option<&Node>, ours: Option<&Node>, now: Instant) -> Option<(u64, Duration)> {
+        let (holder, ours) = (holder?, ours?);
+        let (theirs, own) = (holder.heartbeat.number, ours.heartbeat.number);
+        if self.stands_at != Some(theirs) {
+            *self = Self { stands_at: Some(theirs), counted: Some((own, now)), ours: 0 };
+        }
+        // Several that were held up together count once.
+        if self.counted.is_none_or(|(number, at)| number != own && now.duration_since(at) >= APART) {
+            (self.counted, self.ours) = (Some((own, now)), self.ours + 1);
+        }
+        let proven = holder.silent >= SILENT_HOLDER && ours.silent < PROVEN_BY && self.ours >= 2;
+        proven.then_some((theirs, holder.silent))
+    }
 }
 
 /// A lock that was acquired.
@@ -155,6 +187,7 @@ impl Lock {
         let mut follower = Follower::new(Arc::clone(&self.engine), watched, MAX_WAIT);
         let mut reported = None;
         let mut held: Option<KvEntry> = None;
+        let mut proof = Proof::default();
         loop {
             let (key, session) = (self.key.clone(), session.clone());
             let lock = KvOp::Lock { key: key.clone(), value: self.value.clone(), session: session.clone() };
@@ -164,8 +197,10 @@ impl Lock {
             let news = tokio::select! {
                 biased;
                 news = follower.next() => news,
-                silent = self.silent_holder(held.as_ref()) => {
-                    self.end_silent(silent).await;
+                silent = self.silent_holder(held.as_ref(), &mut proof, &mut reported) => {
+                    if self.end_silent(silent).await {
+                        held = None;
+                    }
                     continue;
                 }
             };
@@ -181,36 +216,43 @@ impl Lock {
         }
     }
 
-    /// Waits until the holder is silent beyond doubt, as far as this node's view of the heartbeats shows.
-    async fn silent_holder(&self, held: Option<&KvEntry>) -> Silent {
+    /// Waits until the holder is silent beyond doubt, as far as this node's view of the heartbeats shows; logs meanwhile
+    /// when it becomes silent or is heard again.
+    async fn silent_holder(
+        &self,
+        held: Option<&KvEntry>,
+        proof: &mut Proof,
+        reported: &mut Option<(String, Option<bool>)>,
+    ) -> Silent {
         let session = held.and_then(|it| it.session.clone());
         let holder = held.and_then(|it| serde_json::from_slice::<Holder>(&it.value).ok());
-        let (Some(session), Some(holder)) = (session, holder.filter(Holder::is_heard_often)) else {
-            return std::future::pending().await;
-        };
         let mut nodes = self.nodes.subscribe();
         loop {
-            let stuck = {
-                let nodes = nodes.borrow_and_update();
-                let is_of_holder = |it: &&Node| it.heartbeat.boot == holder.boot;
-                let shown = nodes.is_read_within(PROVEN_BY, Instant::now())
-                    && nodes.node(&self.node).is_some_and(|it| it.is_registered() && it.silent < PROVEN_BY);
-                let stuck =
-                    nodes.node(&holder.node).filter(is_of_holder).filter(|it| it.silent >= SILENT_HOLDER);
-                stuck.filter(|_| shown).map(|it| (it.heartbeat.number, it.silent))
-            };
-            if let Some((number, silent)) = stuck {
-                return Silent { session, holder, number, silent };
+            if let (Some(session), Some(holder)) =
+                (&session, holder.as_ref().filter(|it| it.is_heard_often()))
+            {
+                let stuck = {
+                    let nodes = nodes.borrow_and_update();
+                    let theirs = nodes.node(&holder.node).filter(|it| it.heartbeat.boot == holder.boot);
+                    let ours = nodes.node(&self.node).filter(|it| it.is_registered());
+                    let now = Instant::now();
+                    let read = nodes.is_read_within(PROVEN_BY, now);
+                    proof.look(theirs.filter(|_| read), ours, now)
+                };
+                if let Some((number, silent)) = stuck {
+                    return Silent { session: session.clone(), holder: holder.clone(), number, silent };
+                }
             }
             if nodes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
+            self.report_holder(held, reported);
         }
     }
 
     /// Ends the session of a silent holder, if its heartbeat is still the same. Two controls that wait may both do this:
-    /// one of them then acquires the lock, and the heartbeat of that one changes.
-    async fn end_silent(&self, silent: Silent) {
+    /// one of them then acquires the lock, and the heartbeat of that one changes. True if it was ended.
+    async fn end_silent(&self, silent: Silent) -> bool {
         let Silent { session, holder, number, silent } = silent;
         let asked = Instant::now();
         let key = keys::node(&holder.node);
@@ -224,17 +266,19 @@ impl Lock {
         // This process may have been frozen in between, and the answer be an old one.
         if !confirmed || asked.elapsed() > CONFIRMED_WITHIN {
             tokio::time::sleep(DOUBTED).await;
-            return;
+            return false;
         }
         let silent = Span(silent);
         tracing::warn!(
             lock = self.name, holder = holder.node, %silent,
             "the holder of the lock is silent: its session is ended, so that this control can go on with the work"
         );
-        if let Err(error) = bounded(self.engine.session_destroy(&session)).await {
+        let ended = bounded(self.engine.session_destroy(&session)).await;
+        if let Err(error) = &ended {
             tracing::warn!(lock = self.name, %error, "the session of a silent holder could not be ended");
-            tokio::time::sleep(DOUBTED).await;
+            tokio::time::sleep(AFTER_REFUSAL).await;
         }
+        ended.is_ok()
     }
 
     /// Logs which node holds the lock and whether it is alive, when either has changed.

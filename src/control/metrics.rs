@@ -10,6 +10,8 @@ store::metrics! {
         pub confirmations: counter("waypost.control.confirmations", "{request}", "Suspicions that were passed on to the other vantages.");
         pub shards_written: counter("waypost.control.shards_written", "{write}", "Shards of observations written to the engine.");
         pub verdicts_written: counter("waypost.control.verdicts_written", "{write}", "Shards of verdicts written to the engine.");
+        pub adoptions: counter("waypost.control.adoptions", "{adoption}", "Times the verdicts of another site were adopted.");
+        pub answers_refused: counter("waypost.control.answers_refused", "{answer}", "Verdicts of other sites that could not be used.");
         pub engine_failures: counter("waypost.control.engine_failures", "{call}", "Engine calls of control that failed.");
         pub locks_held: gauge("waypost.control.locks_held", "{lock}", "Locks this control holds: it drives drains, it publishes verdicts.");
         pub drains_active: gauge("waypost.control.drains_active", "{drain}", "Drains that this control drives.");

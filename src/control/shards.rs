@@ -30,6 +30,8 @@ pub(super) struct Frame {
 
 /// Of an `ObservationShard`.
 pub(super) const OBSERVATIONS: Frame = Frame { open: r#"{"v":1,"observations":["#, close: "]}" };
+/// The version of the stored form of a `VerdictShard`.
+pub(super) const VERDICTS_VERSION: u32 = 1;
 /// Of a `VerdictShard`; its items are `"target":{…}`.
 pub(super) const VERDICTS: Frame = Frame { open: r#"{"v":1,"verdicts":{"#, close: "}}" };
 

@@ -59,6 +59,7 @@ pub(super) fn batch(vantage: &str, number: u64, observations: Vec<Observation>) 
         boot: "boot".into(),
         number,
         heartbeat: 10 + number,
+        taken: 0,
         withheld: false,
         full: false,
         observations,
@@ -212,6 +213,7 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) async fn start() -> Self {
+        log_everywhere();
         let inner = Embedded::in_memory(Options::default()).await;
         let engine = Arc::new(Remote {
             inner,
@@ -406,6 +408,17 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Whether a line is logged is decided once for all threads, sometimes by a test that does not look at its log: then the
+/// lines of one that does would be missing. So every test logs, if only into nothing.
+fn log_everywhere() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
+        // Another test may have set its own, which is as good.
+        let _ = tracing::subscriber::set_global_default(subscriber);
+    });
 }
 
 /// What this thread logs from now on, for as long as the guard lives.

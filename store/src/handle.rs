@@ -29,7 +29,7 @@ use crate::{
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Listening, Receipt, ending::Ended},
-    health_state::{HealthView, Staleness},
+    health_state::{Awaited, HealthView, Hearing, Staleness},
     load::Load,
     model::{Moment, Name},
     snapshot::Snapshot,
@@ -97,6 +97,9 @@ struct Shared {
     drains: watch::Sender<Arc<Drains>>,
     judged: watch::Sender<u64>,
     view: watch::Sender<Arc<Staleness>>,
+    hearing: watch::Sender<Hearing>,
+    awaited: watch::Sender<Option<Awaited>>,
+    adopted: watch::Sender<u64>,
     concerns: Concerns,
     load: Mutex<Option<Load>>,
     listening: ArcSwapOption<Listening>,
@@ -132,6 +135,9 @@ pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
         drains: watch::Sender::new(Arc::default()),
         judged: watch::Sender::new(0),
         view: watch::Sender::new(Arc::default()),
+        hearing: watch::Sender::new(Hearing::default()),
+        awaited: watch::Sender::new(None),
+        adopted: watch::Sender::new(0),
         concerns: Concerns::default(),
         load: Mutex::default(),
         listening: ArcSwapOption::empty(),
@@ -217,6 +223,27 @@ impl Handle {
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<Staleness>> {
         self.shared.view.subscribe()
+    }
+
+    /// How many vantages this node hears, and since when; signals changes.
+    #[must_use]
+    pub fn hearing(&self) -> watch::Receiver<Hearing> {
+        self.shared.hearing.subscribe()
+    }
+
+    /// Sets why this node's control awaits the verdicts of another site. Until it is `None` again, the view is stale.
+    pub fn await_verdicts(&self, awaited: Option<Awaited>) {
+        self.shared.awaited.send_if_modified(|current| {
+            let changed = *current != awaited;
+            *current = awaited;
+            changed
+        });
+    }
+
+    /// The number of the last adoption of another site's verdicts that this node took; signals changes.
+    #[must_use]
+    pub fn adopted(&self) -> watch::Receiver<u64> {
+        self.shared.adopted.subscribe()
     }
 
     /// The reasons for which this node's state may be out of date, as texts; empty when it should not be. The node
@@ -418,6 +445,26 @@ impl Publisher {
             changed
         });
         changed_staleness
+    }
+
+    /// Publishes how many vantages are heard.
+    pub fn publish_hearing(&self, hearing: Hearing) {
+        self.shared.hearing.send_if_modified(|current| {
+            let changed = *current != hearing;
+            *current = hearing;
+            changed
+        });
+    }
+
+    /// Why this node's control awaits the verdicts of another site; signals changes.
+    #[must_use]
+    pub fn awaited(&self) -> watch::Receiver<Option<Awaited>> {
+        self.shared.awaited.subscribe()
+    }
+
+    /// Publishes the number of the last adoption that was taken.
+    pub fn publish_adopted(&self, number: u64) {
+        self.shared.adopted.send_replace(number);
     }
 
     /// Raises a concern with its reason, or clears it.

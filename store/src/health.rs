@@ -119,6 +119,11 @@ pub struct Batch {
     pub number: u64,
     /// Grows with every heartbeat; a vantage is fresh while it changes.
     pub heartbeat: u64,
+    /// Grows with time and with every change of what the prober sees, for whichever control: of two controls that it
+    /// reports to, the one with the greater number knows more. Zero: it is not known (from earlier versions, and while
+    /// a report does not complete what was seen).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken: u64,
     /// The vantage withholds its votes (its canaries failed, or everything looks down).
     pub withheld: bool,
     /// It contains every target, not only the changed ones: absent ones are forgotten.
@@ -144,8 +149,25 @@ pub struct Heartbeat {
     pub boot: String,
     /// The number that must change.
     pub number: u64,
+    /// That of the last [`Batch`] with which this was written.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taken: u64,
     /// The vantage withholds its votes.
     pub withheld: bool,
+}
+
+impl Heartbeat {
+    /// True if the vantage told more, or the same, when it sent this than when it sent the other one. It says nothing
+    /// about two processes, and about versions that did not count.
+    #[must_use]
+    pub fn knows_at_least(&self, other: &Self) -> bool {
+        self.boot == other.boot && other.taken > 0 && self.taken >= other.taken
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One shard of a vantage's observations as kept in the engine.
@@ -164,6 +186,29 @@ pub struct VerdictShard {
     pub v: u32,
     /// By target.
     pub verdicts: std::collections::BTreeMap<TargetKey, Verdict>,
+}
+
+/// Says that the published verdicts are those of another site, and that every node is to take them instead of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Version of the stored form.
+    pub v: u32,
+    /// Grows with every adoption; a node takes each one once, and none after a newer one.
+    pub number: u64,
+    /// The site whose verdicts they are.
+    pub from: Name,
+}
+
+impl Adoption {
+    /// The version this program writes.
+    pub const VERSION: u32 = 1;
+
+    /// The next one. Also after the engine was restored from a backup it is newer than any that a node took before.
+    #[must_use]
+    pub fn after(last: Option<&Self>, from: Name, now: Moment) -> Self {
+        let number = last.map_or(0, |it| it.number).saturating_add(1).max(now.0);
+        Self { v: Self::VERSION, number, from }
+    }
 }
 
 /// A vantage counts while its heartbeat number changed within this time, by the reader's own clock.

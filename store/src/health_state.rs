@@ -5,6 +5,7 @@
 //! outside, so that a simulation, or a test with two readers, can provide them.
 
 mod guard;
+mod hearing;
 mod staleness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,9 +19,11 @@ use crate::{
     snapshot::{Snapshot, Target},
 };
 use guard::{Draft, Guards};
-use staleness::{Heard, StalenessMonitor};
+use hearing::HearingMonitor;
+use staleness::{Attendance, StalenessMonitor};
 
-pub use staleness::Staleness;
+pub use hearing::{Heard, Hearing, SiteVerdicts, most_heard};
+pub use staleness::{Awaited, Staleness};
 
 /// The state of health as one reader sees it.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +33,7 @@ pub struct HealthState {
     stale: Stale,
     guards: Guards,
     monitor: StalenessMonitor,
+    hearing: HearingMonitor,
     /// Something new was read since verdicts were last computed.
     heard: bool,
 }
@@ -108,6 +112,23 @@ impl HealthState {
         self.stale = Stale::All;
     }
 
+    /// Takes verdicts of another site instead of present ones, with their history; returns those that differ. The votes of
+    /// the vantages decide again from there.
+    pub fn adopt(
+        &mut self,
+        verdicts: impl IntoIterator<Item = (TargetKey, Verdict)>,
+    ) -> Vec<(TargetKey, Verdict)> {
+        let mut changed = Vec::new();
+        for (target, verdict) in verdicts {
+            if self.verdicts.get(&target) != Some(&verdict) {
+                self.verdicts.insert(target.clone(), verdict.clone());
+                changed.push((target, verdict));
+            }
+        }
+        self.stale = Stale::All;
+        changed
+    }
+
     /// Takes the heartbeats of all vantages, as read together.
     pub fn heartbeats(&mut self, read: BTreeMap<Name, Heartbeat>, now: Moment) {
         for (name, heartbeat) in read {
@@ -174,8 +195,15 @@ impl HealthState {
             }
         }
         let heard = self.heard_of(snapshot);
-        self.monitor.update(snapshot, &heard, now);
+        let enough = self.monitor.update(snapshot, &heard, now);
+        self.hearing.update(heard.heard, enough, now);
         changed
+    }
+
+    /// How many vantages are heard, and since when, as of the last [`HealthState::judge`].
+    #[must_use]
+    pub fn hearing(&self) -> Hearing {
+        self.hearing.hearing()
     }
 
     /// Whether verdicts follow the observations of the vantages, as of the last [`HealthState::judge`].
@@ -184,8 +212,8 @@ impl HealthState {
         self.monitor.staleness()
     }
 
-    fn heard_of(&self, snapshot: &Snapshot) -> Heard {
-        let mut heard = Heard::default();
+    fn heard_of(&self, snapshot: &Snapshot) -> Attendance {
+        let mut heard = Attendance::default();
         for Vantage { name, .. } in &snapshot.vantages {
             let seen = self.vantages.get(name);
             match (seen.is_some_and(|it| it.fresh), seen.and_then(|it| it.heartbeat.as_ref())) {

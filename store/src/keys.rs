@@ -22,8 +22,12 @@ pub const OBSERVATIONS: &str = "waypost/observations/";
 pub const HEARTBEATS: &str = "waypost/heartbeats/";
 /// The verdicts of one control, for readers that start.
 pub const VERDICTS: &str = "waypost/verdicts/";
+/// Which adoption of another site's verdicts the published verdicts contain; written after them.
+pub const ADOPTION: &str = "waypost/adoption";
 /// The drains.
 pub const DRAINS: &str = "waypost/drains/";
+/// The id of the drain that was ordered last. Every order writes it, so that two controls see each other's.
+pub const LAST_DRAIN: &str = "waypost/last_drain";
 /// The receipts of gateways: that an instance gets no more requests, and later that it has ended.
 pub const RECEIPTS: &str = "waypost/receipts/";
 /// The registrations and heartbeats of the nodes.

@@ -18,14 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The platform that stops processes: a real HTTP server for the hook.
 #[derive(Clone, Default)]
-struct Platform {
+pub struct Platform {
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
 #[derive(Clone, Debug)]
-struct Call {
+pub struct Call {
     at: Instant,
-    key: String,
+    pub key: String,
     body: Value,
 }
 
@@ -39,7 +39,7 @@ async fn stop(State(platform): State<Platform>, headers: HeaderMap, Json(body): 
 }
 
 impl Platform {
-    fn start(demo: &Demo) -> (Self, SocketAddr) {
+    pub fn start(demo: &Demo) -> (Self, SocketAddr) {
         let platform = Self::default();
         let router = Router::new().route("/stop", post(stop)).with_state(platform.clone());
         let listener = demo.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -49,12 +49,17 @@ impl Platform {
         (platform, address)
     }
 
-    fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn order(demo: &Demo, leaver: &InstanceLayout, hook: SocketAddr, extra: &Value) -> Result<String, Failed> {
+pub fn order(
+    demo: &Demo,
+    leaver: &InstanceLayout,
+    hook: SocketAddr,
+    extra: &Value,
+) -> Result<String, Failed> {
     let mut body = json!({
         "service": leaver.service, "instance": leaver.id, "hook": format!("http://{hook}/stop"),
     });
@@ -65,15 +70,15 @@ fn order(demo: &Demo, leaver: &InstanceLayout, hook: SocketAddr, extra: &Value) 
     Ok(drain["id"].as_str().ok_or("a drain without an id")?.to_owned())
 }
 
-fn drain(demo: &Demo, id: &str) -> Value {
+pub fn drain(demo: &Demo, id: &str) -> Value {
     demo.block_on(demo.admin().get(&format!("/v1/drains/{id}"))).unwrap_or_default()
 }
 
-fn is_done(drain: &Value) -> bool {
+pub fn is_done(drain: &Value) -> bool {
     drain["phase"] == "done"
 }
 
-fn receipts(drain: &Value) -> Vec<String> {
+pub fn receipts(drain: &Value) -> Vec<String> {
     let mut names: Vec<String> = drain["receipts"]
         .as_array()
         .into_iter()
@@ -84,7 +89,7 @@ fn receipts(drain: &Value) -> Vec<String> {
     names
 }
 
-fn awaited(drain: &Value) -> String {
+pub fn awaited(drain: &Value) -> String {
     drain["awaited"].to_string()
 }
 

@@ -43,6 +43,7 @@ mod stale;
 mod starts;
 mod status;
 mod stored;
+mod takeover;
 mod tokens;
 mod tools;
 mod two_sites;
@@ -67,6 +68,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_gateway_frozen_beyond_its_lease_is_unproven_by_name", drain::frozen_gateway_lapses),
     ("a_cancelled_drain_lets_the_instance_back_in", drain::cancelled),
     ("a_drain_survives_a_restart_of_control", drain::survives_control),
+    ("a_killed_control_is_succeeded_by_the_other_in_the_middle_of_its_work", takeover::killed_leader),
     ("a_view_that_nothing_refreshes_is_called_stale", stale::without_vantages_and_without_an_engine),
     ("a_drained_instance_that_lives_is_never_back", drained::living_instance_is_never_back),
     ("a_drained_instance_that_restarts_is_back_at_once", drained::restarts_under_the_same_id_and_port),

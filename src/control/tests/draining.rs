@@ -47,6 +47,26 @@ fn laggards(view: &DrainView) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn an_order_given_to_two_controls_at_once_is_one_drain() {
+    let fixture = Fixture::start().await;
+    let (platform, hook) = Platform::start(0).await;
+    let _gateway = fixture.gateway("g1");
+    let (one, other) = (fixture.control("c1"), fixture.control("c2"));
+    for n in 0..5 {
+        let id = format!("o-{n}");
+        fixture.instance(&id).await;
+        let (a, b) = tokio::join!(one.handle.drain(order(&id, &hook)), other.handle.drain(order(&id, &hook)));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!(a.id, b.id);
+        fixture.receipt(&a.id, "g1").await;
+        until_done(&one, &a.id).await;
+    }
+    assert_eq!(platform.calls().len(), 5);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn an_instance_leaves_after_both_receipts_and_the_hook_is_called_once() {
     let fixture = Fixture::start().await;
     let (platform, hook) = Platform::start(0).await;

@@ -267,3 +267,89 @@ async fn a_control_that_does_not_lead_tells_of_the_answers_that_the_leaders_deat
     assert_eq!(log.lines(&changed).len(), 1, "once");
     other.stop().await;
 }
+
+/// Two controls are told what one vantage sees; the prober counts what it tells them.
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_control_was_told_is_not_put_over_what_the_other_was_told_later() {
+    let fixture = Fixture::start().await;
+    let (slow, other) = (fixture.control("c1"), fixture.control("c2"));
+    let [a, _] = fixture.targets();
+    let told = |taken: u64, number: u64, state: State| {
+        let seen = vec![see(&a, state)];
+        let mut report = if number == 1 { full("v1", number, seen) } else { batch("v1", number, seen) };
+        (report.taken, report.heartbeat) = (taken, 100 * number + taken);
+        report
+    };
+    let heartbeat = async || fixture.get::<Heartbeat>(&keys::heartbeat(&name("v1"))).await.unwrap();
+    for (control, taken) in [(&slow, 1), (&other, 2)] {
+        let reply = control.handle.observe(told(taken, 1, State::Up)).await;
+        assert_eq!(reply, Ok(BatchReply::Accepted));
+    }
+    assert_eq!(heartbeat().await.taken, 2);
+    other.handle.observe(told(4, 2, State::Down)).await.unwrap();
+    assert_eq!(written(&fixture).await.unwrap(), [(a.clone(), State::Down)]);
+    let shown = heartbeat().await;
+
+    // Taken before that, and worked on after it, as by a process that was frozen in between.
+    let mut late = told(3, 2, State::Up);
+    late.observations[0].reason = "seen earlier".into();
+    assert_eq!(slow.handle.observe(late).await, Ok(BatchReply::Accepted));
+    assert_eq!(written(&fixture).await.unwrap(), [(a.clone(), State::Down)]);
+    assert_eq!(heartbeat().await, shown, "and the vantage does not look alive because of it");
+
+    // From then on either of them may write what is new.
+    slow.handle.observe(told(5, 3, State::Up)).await.unwrap();
+    assert_eq!(written(&fixture).await.unwrap(), [(a.clone(), State::Up)]);
+    other.handle.observe(told(6, 3, State::Down)).await.unwrap();
+    assert_eq!((written(&fixture).await.unwrap()[0].1, heartbeat().await.taken), (State::Down, 6));
+    let before = fixture.engine.writes(keys::OBSERVATIONS);
+    for taken in 7..20 {
+        let mut beat = batch("v1", 3, Vec::new());
+        (beat.taken, beat.heartbeat) = (taken, 1_000 + taken);
+        let control = if taken % 2 == 0 { &slow } else { &other };
+        if taken == 8 {
+            // It has not been told of the last change yet.
+            control.handle.observe(told(taken, 4, State::Down)).await.unwrap();
+            continue;
+        }
+        beat.number = if taken % 2 == 0 { 4 } else { 3 };
+        control.handle.observe(beat).await.unwrap();
+    }
+    assert_eq!(heartbeat().await.taken, 19);
+    assert_eq!(fixture.engine.writes(keys::OBSERVATIONS), before, "they do not write the same to and fro");
+    slow.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prober_that_ended_is_not_put_over_its_successor() {
+    let fixture = Fixture::start().await;
+    let (slow, other) = (fixture.control("c1"), fixture.control("c2"));
+    let [a, _] = fixture.targets();
+    let told = |boot: &str, taken: u64, state: State| {
+        let mut report = full("v1", taken, vec![see(&a, state)]);
+        (report.boot, report.taken) = (boot.to_owned(), taken);
+        report
+    };
+    let boot = async || fixture.get::<Heartbeat>(&keys::heartbeat(&name("v1"))).await.unwrap().boot;
+    slow.handle.observe(told("old", 9, State::Up)).await.unwrap();
+    other.handle.observe(told("new", 1, State::Down)).await.unwrap();
+    assert_eq!(boot().await, "new");
+    assert_eq!(slow.handle.observe(told("old", 10, State::Up)).await, Ok(BatchReply::Accepted));
+    assert_eq!((boot().await, written(&fixture).await.unwrap()[0].1), ("new".to_owned(), State::Down));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    other.handle.observe(told("new", 2, State::Down)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    slow.handle.observe(told("old", 11, State::Up)).await.unwrap();
+    assert_eq!(boot().await, "new", "it goes on");
+    // A process that does not go on was one of an earlier time: the engine was restored from a backup.
+    for (seconds, taken) in [(5, 12), (5, 13)] {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        slow.handle.observe(told("old", taken, State::Up)).await.unwrap();
+    }
+    assert_eq!((boot().await, written(&fixture).await.unwrap()[0].1), ("old".to_owned(), State::Up));
+    slow.handle.observe(told("new", 3, State::Up)).await.unwrap();
+    assert_eq!((boot().await, written(&fixture).await.unwrap()[0].1), ("new".to_owned(), State::Up));
+    slow.stop().await;
+    other.stop().await;
+}

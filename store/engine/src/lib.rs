@@ -126,11 +126,11 @@ pub enum KvOp {
         /// The prefix, usually with a trailing slash.
         prefix: String,
     },
-    /// Fails the transaction unless the key's modify index is `expected`.
+    /// Fails the transaction unless the key's modify index is `expected`; zero means "absent".
     CheckIndex {
         /// The key to compare.
         key: String,
-        /// The modify index it must have.
+        /// The modify index it must have, or zero.
         expected: Index,
     },
     /// Fails the transaction unless the key is locked by the session.

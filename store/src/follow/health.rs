@@ -1,4 +1,7 @@
 //! Follows heartbeats and observations, and writes verdicts on the board.
+//!
+//! A site that was cut off takes the verdicts of another site: its leading control publishes them and then writes an
+//! [`Adoption`], on which every node takes them instead of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -13,12 +16,12 @@ use super::{Shared, verdict_log::VerdictLog};
 use crate::{
     board::Reading,
     engine::{
-        Index, KvEntry,
+        EngineError, Index, KvEntry,
         follower::{Follower, News, Watched},
     },
     handle::Concern,
-    health::{Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
-    health_state::{HealthState, HealthView},
+    health::{Adoption, Heartbeat, ObservationShard, TargetKey, Verdict, VerdictShard},
+    health_state::{Awaited, HealthState, HealthView},
     keys,
     model::{Moment, Name, Span},
     snapshot::Snapshot,
@@ -32,23 +35,71 @@ const MEMORY: &str = "verdicts";
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     verdicts: BTreeMap<TargetKey, Verdict>,
+    /// The last adoption that they contain.
+    #[serde(default)]
+    adopted: u64,
 }
 
 /// The verdicts to start from: the engine's newest, else this node's own.
 pub(super) async fn remembered(shared: &Shared) -> HealthState {
     let mut state = HealthState::default();
     let now = shared.publisher.handle().now();
-    let published = shared.engine.kv_list(keys::VERDICTS, None);
+    let mut adopted = 0;
+    let published = async {
+        // First the number: the verdicts that are read after it contain that adoption.
+        let number = adoption(shared).await?.map_or(0, |it| it.number);
+        Ok::<_, EngineError>((number, published_verdicts(shared).await?))
+    };
     let answer = tokio::time::timeout(shared.options.start_patience, published).await;
-    if let Ok(Ok(read)) = answer {
-        for shard in read.value.iter().filter_map(decode::<VerdictShard>) {
-            state.restore(by_our_clock(shard.verdicts, now));
-        }
+    if let Ok(Ok((number, verdicts))) = answer {
+        adopted = number;
+        state.restore(by_our_clock(verdicts, now));
     }
     if let Some(own) = shared.memory.get::<Remembered>(MEMORY) {
         state.restore(by_our_clock(own.verdicts, now));
+        adopted = own.adopted.max(adopted);
     }
+    shared.publisher.publish_adopted(adopted);
     state
+}
+
+async fn adoption(shared: &Shared) -> Result<Option<Adoption>, EngineError> {
+    let entry = shared.engine.kv_get(keys::ADOPTION, None).await?.value;
+    Ok(entry.as_ref().and_then(decode::<Adoption>))
+}
+
+async fn published_verdicts(shared: &Shared) -> Result<BTreeMap<TargetKey, Verdict>, EngineError> {
+    let read = shared.engine.kv_list(keys::VERDICTS, None).await?;
+    Ok(read.value.iter().filter_map(decode::<VerdictShard>).flat_map(|shard| shard.verdicts).collect())
+}
+
+/// Follows which adoption is published; passes each new one on with its verdicts.
+async fn follow_adoptions(shared: Shared, out: mpsc::Sender<Read>) {
+    let mut taken = *shared.publisher.handle().adopted().borrow();
+    let watched = Watched::Key(keys::ADOPTION.to_owned());
+    let mut follower = Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
+        .reporting("reading the verdicts of another site", "this node's own stay");
+    loop {
+        let News::Read(reading) = follower.next().await else {
+            shared.metrics.engine_failures.increment();
+            continue;
+        };
+        let adoption = reading.read.value.first().and_then(decode::<Adoption>);
+        let usable = |it: &Adoption| it.v <= Adoption::VERSION && it.number > taken;
+        let Some(adoption) = adoption.filter(usable) else { continue };
+        match published_verdicts(&shared).await {
+            Ok(verdicts) => {
+                taken = adoption.number;
+                if out.send(Read::Adopted(adoption, verdicts)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                shared.metrics.engine_failures.increment();
+                follower.failed(error);
+            }
+        }
+    }
 }
 
 /// Limits the moments in verdicts to the present. Those of another clock, or of this one before it was set, may be in the
@@ -68,6 +119,7 @@ fn by_our_clock(
 enum Read {
     Heartbeats(Vec<KvEntry>),
     Observations(Vec<KvEntry>),
+    Adopted(Adoption, BTreeMap<TargetKey, Verdict>),
 }
 
 /// Follows until the handle's other ends are gone.
@@ -82,8 +134,11 @@ pub(super) async fn follow(
     let mut tasks = tokio::task::JoinSet::new();
     let heartbeats = poll(shared.clone(), keys::HEARTBEATS, Read::Heartbeats, reads.clone());
     tasks.spawn(vital::task("the follower of vantages", heartbeats));
-    let observations = poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads);
+    let observations = poll(shared.clone(), keys::OBSERVATIONS, Read::Observations, reads.clone());
     tasks.spawn(vital::task("the follower of observations", observations));
+    let adoptions = follow_adoptions(shared.clone(), reads);
+    tasks.spawn(vital::task("the follower of other sites' verdicts", adoptions));
+    let mut awaited = shared.publisher.awaited();
     let mut known = Known::default();
     let mut dirty = false;
     let mut frozen = FrozenClusters::default();
@@ -94,7 +149,14 @@ pub(super) async fn follow(
         tokio::select! {
             // In a fixed order, so that a simulation can repeat itself; each of them is rare.
             biased;
-            Some(read) = read.recv() => known.take_in(read, &mut state, handle.now()),
+            Some(read) = read.recv() => match read {
+                Read::Adopted(adoption, verdicts) => {
+                    take_over(&shared, &mut state, &adoption, verdicts);
+                    dirty = true;
+                }
+                read => known.take_in(read, &mut state, handle.now()),
+            },
+            Ok(()) = awaited.changed() => {}
             Some(answer) = view_requests.recv() => { let _ = answer.send(state.health_view()); continue }
             Ok(()) = snapshots.changed() => {
                 state.reconfigured();
@@ -105,12 +167,33 @@ pub(super) async fn follow(
         let Some(snapshot) = handle.snapshot() else { continue };
         let changed = state.judge(&snapshot, handle.now());
         frozen.report(&shared, &state);
-        publish_staleness(&shared, &state);
+        shared.publisher.publish_hearing(state.hearing());
+        publish_staleness(&shared, &state, awaited.borrow_and_update().as_ref());
         if !changed.is_empty() {
             dirty = true;
             flip(&shared, &snapshot, &state, &changed);
         }
     }
+}
+
+/// Takes the verdicts of another site instead of this node's own.
+fn take_over(
+    shared: &Shared,
+    state: &mut HealthState,
+    adoption: &Adoption,
+    verdicts: BTreeMap<TargetKey, Verdict>,
+) {
+    let handle = shared.publisher.handle();
+    let changed = state.adopt(by_our_clock(verdicts, handle.now()));
+    let (from, number) = (&adoption.from, adoption.number);
+    tracing::warn!(
+        site = %from, number, changed = changed.len(),
+        "the verdicts of another site, which has heard more vantages, replace those of this node"
+    );
+    if let Some(snapshot) = handle.snapshot() {
+        flip(shared, &snapshot, state, &changed);
+    }
+    shared.publisher.publish_adopted(number);
 }
 
 /// Logs when a cluster's verdicts become frozen, and when they no longer are.
@@ -142,10 +225,10 @@ impl FrozenClusters {
 }
 
 /// Publishes whether the view is stale, and logs when that begins and when it ends.
-fn publish_staleness(shared: &Shared, state: &HealthState) {
+fn publish_staleness(shared: &Shared, state: &HealthState, awaited: Option<&Awaited>) {
     let handle = shared.publisher.handle();
     let before = handle.view().borrow().since;
-    let view = state.staleness();
+    let view = &state.staleness().with(awaited);
     if !shared.publisher.publish_view(view) {
         return;
     }
@@ -176,6 +259,7 @@ impl Known {
                 let parse = |it: &KvEntry| Some((keys::parse_heartbeat(&it.key)?, decode::<Heartbeat>(it)?));
                 state.heartbeats(entries.iter().filter_map(parse).collect(), now);
             }
+            Read::Adopted(..) => {}
             Read::Observations(entries) => {
                 for entry in &entries {
                     if self.observations.insert(entry.key.clone(), entry.modify_index)
@@ -258,7 +342,8 @@ fn flip(shared: &Shared, snapshot: &Snapshot, state: &HealthState, changed: &[(T
 }
 
 fn remember(shared: &Shared, state: &HealthState) {
-    let value = Remembered { verdicts: state.verdicts().clone() };
+    let adopted = *shared.publisher.handle().adopted().borrow();
+    let value = Remembered { verdicts: state.verdicts().clone(), adopted };
     if let Err(error) = shared.memory.put(MEMORY, &value) {
         tracing::warn!(%error, "verdicts are not kept across a restart");
     }

@@ -97,7 +97,7 @@ mod tests {
 
     fn seen(health: &mut HealthState, vantage: &str, number: u64, state: State, reason: &str) {
         let name: Name = vantage.parse().unwrap();
-        let heartbeat = |number| Heartbeat { boot: "b".into(), number, withheld: false };
+        let heartbeat = |number| Heartbeat { boot: "b".into(), number, taken: 0, withheld: false };
         for number in [number, number + 1] {
             health.heartbeats([(name.clone(), heartbeat(number))].into(), Moment(1_000));
         }

@@ -34,15 +34,35 @@ pub struct Staleness {
     pub reason: Option<String>,
 }
 
+impl Staleness {
+    /// As it is while verdicts of another site are awaited, which makes a view stale by itself.
+    #[must_use]
+    pub fn with(&self, awaited: Option<&Awaited>) -> Self {
+        let Some(Awaited { since, reason }) = awaited else { return self.clone() };
+        let since = self.since.map_or(*since, |own| own.min(*since));
+        let reason = self.reason.iter().chain([reason]).map(String::as_str).collect::<Vec<_>>().join("; ");
+        Self { stale: true, since: Some(since), reason: Some(reason) }
+    }
+}
+
+/// Why a control does not rely on its own verdicts: it started, or heard too few vantages, and other sites may know more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// Since when.
+    pub since: Moment,
+    /// Why, for people.
+    pub reason: String,
+}
+
 /// Which vantages are heard at a moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct Attendance {
     pub(super) heard: usize,
     pub(super) silent: Vec<Name>,
     pub(super) doubting: Vec<Name>,
 }
 
-impl Heard {
+impl Attendance {
     fn configured(&self) -> usize {
         self.heard + self.silent.len() + self.doubting.len()
     }
@@ -90,7 +110,8 @@ impl StalenessMonitor {
         self.proven = self.staleness.stale;
     }
 
-    pub(super) fn update(&mut self, snapshot: &Snapshot, heard: &Heard, now: Moment) {
+    /// Takes in which vantages are heard now; returns whether they are enough for every verdict to change.
+    pub(super) fn update(&mut self, snapshot: &Snapshot, heard: &Attendance, now: Moment) -> bool {
         let votes = heard.configured();
         let wanted = self.wanted.get_or_insert_with(|| {
             let mut wanted = BTreeMap::new();
@@ -101,7 +122,7 @@ impl StalenessMonitor {
         });
         if wanted.is_empty() || votes == 0 {
             (self.staleness, self.enough, self.proven) = (Staleness::default(), None, false);
-            return;
+            return true;
         }
         // At most as many as there are vantages, so that a wrong quorum does not count as silence.
         let concerned = |(needed, targets): (&usize, &usize)| {
@@ -110,13 +131,14 @@ impl StalenessMonitor {
         let concerned: usize = wanted.iter().map(concerned).sum();
         if concerned == 0 {
             (self.staleness, self.enough, self.proven) = (Staleness::default(), Some(now), true);
-            return;
+            return true;
         }
         let since = *self.enough.get_or_insert(now);
         if self.proven || now.since(since) >= FRESH_FOR {
             let reason = heard.reason(concerned, wanted.values().sum());
             self.staleness = Staleness { stale: true, since: Some(since), reason: Some(reason) };
         }
+        false
     }
 }
 

@@ -50,8 +50,12 @@ impl World {
             Event::Later(ms) => self.now = self.now.after(Duration::from_millis((*ms).into())),
             Event::Heartbeat(vantage, withheld) => {
                 let entry = self.heartbeats.entry(name(&format!("v{vantage}")));
-                let heartbeat =
-                    entry.or_insert_with(|| Heartbeat { boot: "b".into(), number: 0, withheld: false });
+                let heartbeat = entry.or_insert_with(|| Heartbeat {
+                    boot: "b".into(),
+                    number: 0,
+                    taken: 0,
+                    withheld: false,
+                });
                 heartbeat.number += 1;
                 heartbeat.withheld = *withheld;
             }
@@ -228,7 +232,7 @@ impl Guarded {
     fn sees(&mut self, second: u64, down: usize) {
         let now = Moment(1_000_000 + second * 1_000);
         self.heartbeat += 1;
-        let heartbeat = Heartbeat { boot: "b".into(), number: self.heartbeat, withheld: false };
+        let heartbeat = Heartbeat { boot: "b".into(), number: self.heartbeat, taken: 0, withheld: false };
         self.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
         let seen = |(at, target): (usize, &TargetKey)| Observation {
             target: target.clone(),
@@ -294,7 +298,7 @@ fn a_flapping_target_comes_back_although_nothing_is_heard() {
     let heartbeat_only = |guarded: &mut Guarded, second: u64| {
         guarded.heartbeat += 1;
         let now = Moment(1_000_000 + second * 1_000);
-        let heartbeat = Heartbeat { boot: "b".into(), number: guarded.heartbeat, withheld: false };
+        let heartbeat = Heartbeat { boot: "b".into(), number: guarded.heartbeat, taken: 0, withheld: false };
         guarded.reader.heartbeats([(name("v0"), heartbeat)].into(), now);
         guarded.reader.judge(&guarded.snapshot, now);
     };

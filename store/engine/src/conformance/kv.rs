@@ -228,6 +228,10 @@ pub(super) async fn transaction_checks_index_and_session(engine: Shared) {
     let by = KvOp::CheckSession { key: a.clone(), session: absent };
     assert_eq!(refused(&engine, vec![by, set(&b, "3")]).await, [0]);
     assert_eq!(get(&engine, &b).await.value.expect("is there").value, "1");
+    let absent = |name: &str| KvOp::CheckIndex { key: format!("{dir}/{name}"), expected: Index(0) };
+    assert_eq!(refused(&engine, vec![absent("a"), set(&b, "4")]).await, [0]);
+    commit(&engine, vec![absent("c"), set(&b, "4"), set(&format!("{dir}/c"), "1")]).await;
+    assert_eq!(refused(&engine, vec![absent("c")]).await, [0]);
 }
 
 pub(super) async fn deletes_of_absent_keys_succeed(engine: Shared) {

@@ -57,6 +57,8 @@ pub(crate) fn from_trait(op: KvOp) -> (String, Verb) {
         KvOp::Cas { key, value, expected } => (key, Verb::Cas { value, flags: 0, expected }),
         KvOp::Delete { key } => (key, Verb::Delete),
         KvOp::DeleteTree { prefix } => (prefix, Verb::DeleteTree),
+        // As in the other engine: zero is the index of an absent key.
+        KvOp::CheckIndex { key, expected: Index(0) } => (key, Verb::CheckNotExists),
         KvOp::CheckIndex { key, expected } => (key, Verb::CheckIndex { expected }),
         KvOp::CheckSession { key, session } => (key, Verb::CheckSession { session }),
         KvOp::Lock { key, value, session } => (key, Verb::Lock { value, flags: 0, session }),

@@ -34,7 +34,7 @@ impl Reader {
 
     fn heartbeat(&mut self, vantages: &[u8], withheld: bool) {
         for vantage in vantages {
-            let first = || Heartbeat { boot: "b".into(), number: 0, withheld };
+            let first = || Heartbeat { boot: "b".into(), number: 0, taken: 0, withheld };
             let heartbeat = self.heartbeats.entry(name(&format!("v{vantage}"))).or_insert_with(first);
             (heartbeat.number, heartbeat.withheld) = (heartbeat.number + 1, withheld);
         }
