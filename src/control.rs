@@ -33,6 +33,7 @@ mod work;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use store::{
+    commit::Basis,
     engine::{Engine, EngineError},
     handle::{Following, Handle},
     health::{Batch, BatchReply, Work},
@@ -149,6 +150,8 @@ pub enum Error {
 struct Shared {
     config: Config,
     engine: Arc<dyn Engine>,
+    /// The configuration as this control read it last, which changes are planned from.
+    basis: tokio::sync::Mutex<Basis>,
     handle: Handle,
     metrics: Arc<Metrics>,
     work: WorkList,
@@ -185,6 +188,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
     let shared = Arc::new(Shared {
         config,
         engine,
+        basis: tokio::sync::Mutex::default(),
         following: handle.follow_services(),
         handle,
         metrics: Arc::default(),
@@ -217,6 +221,7 @@ impl Control {
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(named("intake", intake::run(Arc::clone(&shared), reports)));
+        tasks.spawn(named("check of the configuration", documents::keep_checked(Arc::clone(&shared))));
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", liveness::follow(Arc::clone(&shared))));

@@ -135,7 +135,7 @@ fn describe(differences: &[Difference]) -> String {
 /// Refuses a change that would lock out nodes or vantages, or take the last operator's token away.
 async fn refuse_lockout(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
     let before = bearers::tokens(stored.documents());
-    let after = bearers::tokens(plan.world().documents().cloned());
+    let after: Vec<_> = plan.world().tokens().cloned().collect();
     let refused = match TokenChange::between(&before, &after) {
         TokenChange::None => None,
         TokenChange::EndsLastOperator => Some(bearers::END_OF_LAST_OPERATOR.to_owned()),
@@ -181,16 +181,20 @@ pub(super) async fn commit_with(
     let engine = shared.engine.as_ref();
     let mut conflicts = 0;
     loop {
-        let stored = commit::read(engine, None).await?;
+        let mut basis = shared.basis.lock().await;
+        let stored = basis.read(engine).await?.clone();
         let now = shared.handle.now();
         let changes = changes(&stored);
         let places = places(&changes);
         let services = without_uuid(&changes);
-        let planned = commit::plan(&stored, changes, now, by.author(&shared.config.site, applied))?;
+        let planned = basis.plan(changes, now, by.author(&shared.config.site, applied))?;
+        let before = basis.world();
+        // Others may plan while this is written; the one that comes second plans again.
+        drop(basis);
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
-                let warnings = stored.world().family_warnings(now, &places);
+                let warnings = before.family_warnings(now, &places);
                 return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
             }
             Planned::Changed(plan) => plan,
@@ -389,7 +393,31 @@ impl ControlHandle {
     }
 
     async fn stored(&self) -> Result<Stored, ReadError> {
-        commit::read(self.shared.engine.as_ref(), None).await
+        stored(&self.shared).await
+    }
+}
+
+/// Everything that is stored. Only what changed since the last time is read.
+pub(super) async fn stored(shared: &Shared) -> Result<Stored, ReadError> {
+    let mut basis = shared.basis.lock().await;
+    basis.read(shared.engine.as_ref()).await.cloned()
+}
+
+/// Checks each configuration once it is in force, so that the next change need not: a large one takes a second.
+pub(super) async fn keep_checked(shared: Arc<Shared>) {
+    let mut snapshots = shared.handle.snapshots();
+    loop {
+        if snapshots.borrow_and_update().is_some() {
+            let mut basis = shared.basis.lock().await;
+            match basis.read(shared.engine.as_ref()).await {
+                Ok(_) => basis.check(shared.handle.now()),
+                Err(error) => tracing::debug!(%error, "the configuration is checked with the next change"),
+            }
+        }
+        if snapshots.changed().await.is_err() {
+            // The follower has ended; nothing changes any more.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -454,15 +482,17 @@ fn without_uuid(changes: &[Change]) -> Vec<Name> {
 
 /// The UUIDs that these services have after a commit.
 fn uuids(services: Vec<Name>, stored: &Stored, planned: &Planned) -> BTreeMap<String, Uuid> {
-    let kept;
-    let world = match planned {
-        Planned::Changed(plan) => plan.world(),
-        Planned::Unchanged(_) => {
-            kept = stored.world();
-            &kept
+    let of = |name: Name| {
+        let id = DocumentId { kind: Kind::Service, name: name.to_string() };
+        let document = match planned {
+            Planned::Changed(plan) => plan.world().get(&id)?,
+            Planned::Unchanged(_) => &stored.get(&id)?.document,
+        };
+        match &**document {
+            Document::Service(service) => Some((id.name, service.uuid?)),
+            _ => None,
         }
     };
-    let of = |name: Name| Some((name.to_string(), world.service(name.as_str())?.uuid?));
     services.into_iter().filter_map(of).collect()
 }
 

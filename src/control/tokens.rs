@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use store::{
-    commit::{self, Change, ReadError, Stored},
+    commit::{Change, ReadError, Stored},
     engine::EngineError,
     model::{Authority, Bearer, Document, DocumentId, Kind, Place, Placed, Role, Scope, Token, encode},
     snapshot::Snapshot,
@@ -17,7 +17,7 @@ use store::{
 use super::{
     ControlHandle, Shared,
     bearers::{self, Census, Lockout, pending},
-    documents::{ChangeError, Request, Requester, commit_with, parse},
+    documents::{self, ChangeError, Request, Requester, commit_with, parse},
 };
 use crate::{
     api::{BootstrapOrder, BootstrapState, FileText, MadeToken, NewToken, PendingToken, TokenView},
@@ -83,7 +83,7 @@ impl ControlHandle {
     /// # Errors
     /// When the stored documents cannot be read.
     pub async fn tokens(&self) -> Result<Vec<TokenView>, ReadError> {
-        let stored = commit::read(self.shared.engine.as_ref(), None).await?;
+        let stored = documents::stored(&self.shared).await?;
         let view = |token: Token| {
             let in_force = token.role != Role::Operator || token.makes_tokens_needed();
             TokenView { name: token.name, role: token.role, scope: token.scope, in_force }
@@ -103,7 +103,7 @@ impl ControlHandle {
         let NewToken { name, role, scope, replace, .. } = wanted;
         let token = Token { name, role, scope, secret_sha256, waits_for: Vec::new() };
         if !replace {
-            refuse_replacement(&commit::read(self.shared.engine.as_ref(), None).await?, &token)?;
+            refuse_replacement(&documents::stored(&self.shared).await?, &token)?;
         }
         // Read as every other document is, so that its errors are reported in the same words.
         let file = FileText { name: "token".to_owned(), text: encode::yaml(&Document::Token(token)) };
@@ -130,7 +130,7 @@ impl ControlHandle {
     /// When the engine cannot be read.
     pub async fn bootstrap(&self) -> Result<BootstrapState, ChangeError> {
         let shared = &self.shared;
-        let tokens = stored_tokens(&commit::read(shared.engine.as_ref(), None).await?);
+        let tokens = stored_tokens(&documents::stored(shared).await?);
         let census = shared.bearers.census(&tokens).await?;
         let registered = registered(shared, &census).await?;
         Ok(view(&tokens, &census, registered))
@@ -147,7 +147,7 @@ impl ControlHandle {
         order: &BootstrapOrder,
     ) -> Result<BootstrapState, ChangeError> {
         let shared = &self.shared;
-        let known = stored_tokens(&commit::read(shared.engine.as_ref(), None).await?);
+        let known = stored_tokens(&documents::stored(shared).await?);
         let census = shared.bearers.census(&known).await?;
         let tokens = ordered(&known, &census, order)?;
         let registered = registered(shared, &census).await?;
@@ -155,7 +155,7 @@ impl ControlHandle {
         let lockout = Lockout::forced(order.force);
         let request = Request { lockout, ..Request::new(by, "token bootstrap") };
         commit_with(shared, request, |_| puts()).await?;
-        let stored = commit::read(shared.engine.as_ref(), None).await?;
+        let stored = documents::stored(shared).await?;
         Ok(view(&stored_tokens(&stored), &census, registered))
     }
 }

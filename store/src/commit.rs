@@ -13,20 +13,23 @@
 //! plan again), or fails. A node follows by reading only the shards whose version changed ([`read`]).
 
 mod audit;
+mod basis;
 mod difference;
 mod effect;
 pub mod history;
 mod plan;
+mod shards;
 mod values;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
+pub use basis::Basis;
 pub use difference::{Difference, DifferenceKind};
 pub use effect::{InEffect, in_effect};
 pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_restore, plan_switch};
@@ -93,7 +96,16 @@ struct ShardVersion {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Shard {
     v: u32,
+    /// By kind and name.
+    #[serde(deserialize_with = "sorted")]
     documents: Vec<Kept>,
+}
+
+/// Reads documents that an older program may have written in another order.
+fn sorted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Kept>, D::Error> {
+    let mut documents = Vec::<Kept>::deserialize(deserializer)?;
+    shards::sort(&mut documents);
+    Ok(documents)
 }
 
 /// A stored document.
@@ -213,7 +225,7 @@ impl Stored {
             return Some(ordered);
         }
         let shard = self.shards.get(&ShardId::of(id))?;
-        shard.documents.iter().find(|kept| kept.document.id() == *id && !self.is_replaced(kept))
+        shards::find(&shard.documents, id).filter(|kept| !self.is_replaced(kept))
     }
 
     /// The overrides that a version without orders stored as documents, as records.
@@ -223,6 +235,14 @@ impl Stored {
             _ => None,
         });
         overrides.map(|(it, changed)| OrderRecord::of_document(it, changed))
+    }
+
+    /// The documents of the shards that another configuration does not have as they are here.
+    fn documents_unlike(&self, other: &Self) -> impl Iterator<Item = DocumentId> {
+        let differs =
+            |(id, _): &(&ShardId, &Arc<Shard>)| self.head.shards.get(*id) != other.head.shards.get(*id);
+        let shards = self.shards.iter().filter(differs);
+        shards.flat_map(|(_, shard)| &shard.documents).map(|kept| kept.document.id())
     }
 
     /// The documents as a world. They were checked when they were committed.

@@ -1,10 +1,10 @@
 //! In which documents a configuration differs from the stored one, and in which fields each of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kept, Stored};
+use super::Stored;
 use crate::model::{Document, DocumentId, Kind, World};
 
 /// How one document differs.
@@ -33,30 +33,32 @@ pub enum DifferenceKind {
     Removed,
 }
 
-/// The stored documents by kind and name.
-pub(super) fn by_id(current: &Stored) -> HashMap<DocumentId, &Kept> {
-    current.kept().map(|kept| (kept.document.id(), kept)).collect()
-}
-
 /// The differences from stored to wanted, by kind and name. Documents that are not wanted count if their kind is
 /// `removable`.
 pub(super) fn compare(current: &Stored, wanted: &World, removable: impl Fn(Kind) -> bool) -> Vec<Difference> {
-    let stored = by_id(current);
-    let mut differences = Vec::new();
-    for document in wanted.documents() {
-        let id = document.id();
-        match stored.get(&id) {
-            None => differences.push(Difference { id, kind: DifferenceKind::Added }),
-            Some(kept) if kept.document == *document => {}
-            Some(kept) => {
-                let fields = fields(&kept.document, document);
-                differences.push(Difference { id, kind: DifferenceKind::Changed { fields } });
-            }
-        }
-    }
-    let gone = stored.into_keys().filter(|id| removable(id.kind) && wanted.get(id).is_none());
-    differences.extend(gone.map(|id| Difference { id, kind: DifferenceKind::Removed }));
+    let gone = current.documents().map(|it| it.id()).filter(|id| removable(id.kind));
+    compare_these(current, wanted, wanted.documents().map(|it| it.id()).chain(gone))
+}
+
+/// The differences of some documents, by kind and name. Those that are not wanted count as removed.
+pub(super) fn compare_these(
+    current: &Stored,
+    wanted: &World,
+    ids: impl IntoIterator<Item = DocumentId>,
+) -> Vec<Difference> {
+    let difference = |id: DocumentId| {
+        let kind = match (current.get(&id).map(|kept| &kept.document), wanted.get(&id)) {
+            (None, None) => return None,
+            (None, Some(_)) => DifferenceKind::Added,
+            (Some(_), None) => DifferenceKind::Removed,
+            (Some(before), Some(after)) if before == after => return None,
+            (Some(before), Some(after)) => DifferenceKind::Changed { fields: fields(before, after) },
+        };
+        Some(Difference { id, kind })
+    };
+    let mut differences: Vec<Difference> = ids.into_iter().filter_map(difference).collect();
     differences.sort_by(|a, b| a.id.cmp(&b.id));
+    differences.dedup_by(|a, b| a.id == b.id);
     differences
 }
 

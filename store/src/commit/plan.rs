@@ -1,25 +1,23 @@
 //! What a commit will write, decided without the engine. Documents are checked here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
 use bytes::Bytes;
 
 use super::{
-    Head, Kept, MAX_PART, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
-    difference::{Difference, DifferenceKind, by_id, compare},
-    digest,
-    effect::{active, coloured},
-    history,
+    Head, STORED_VERSION, Stored,
+    difference::{Difference, DifferenceKind, compare, compare_these},
+    effect::active,
+    history, shards,
 };
 use crate::{
     engine::Index,
-    keys,
     model::{
-        Authority, Colour, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment, Name,
-        Override, Place, Placed, Service, SiteTag, World,
+        Authority, Checked, Colour, Document, DocumentId, DomainName, Generation, InputError, Kind, Moment,
+        Name, Override, Place, Placed, Service, SiteTag, World,
     },
     orders::{MAX_AT_ONCE, MAX_ORDERS, Order, OrderContent, OrderKind, OrderRecord, OrderTarget},
 };
@@ -111,8 +109,20 @@ pub fn plan(
     now: Moment,
     author: Author<'_>,
 ) -> Result<Planned, Vec<InputError>> {
+    plan_over(current, None, changes, now, author)
+}
+
+/// As [`plan`], in proportion to the changes if what is stored was checked before.
+pub(super) fn plan_over(
+    current: &Stored,
+    checked: Option<&Checked>,
+    changes: Vec<Change>,
+    now: Moment,
+    author: Author<'_>,
+) -> Result<Planned, Vec<InputError>> {
     let mut errors = Vec::new();
     let mut touched = HashSet::new();
+    let mut removed = Vec::new();
     let mut wanted: Vec<Placed<Arc<Document>>> = Vec::new();
     let put = changes.iter().filter_map(|change| match change {
         Change::Put(placed) => Some(&placed.value),
@@ -129,17 +139,25 @@ pub fn plan(
             }
             Change::Delete(id) if current.get(&id).is_some() => {
                 errors.extend(outranked(&id, None, current, author, None));
-                touched.insert(id);
+                touched.insert(id.clone());
+                removed.push(id);
             }
             Change::Delete(id) => errors.push(not_there(&id)),
         }
     }
-    let untouched = current.documents().filter(|document| !touched.contains(&document.id()));
-    let all = untouched.map(Placed::stored).chain(wanted);
-    match World::check(all, now) {
+    let world = match checked {
+        Some(checked) => checked.check(wanted, &removed, now),
+        None => {
+            let untouched = current.documents().filter(|document| !touched.contains(&document.id()));
+            World::check(untouched.map(Placed::stored).chain(wanted), now)
+        }
+    };
+    match world {
         Ok(world) if errors.is_empty() => {
             let next = next(current, &world, author.site);
-            let plan = planned(current, world, (next, now), current.head.restored_over, author);
+            let differences = compare_these(current, &world, touched);
+            let over = current.head.restored_over;
+            let plan = planned(current, world, differences, (next, now), over, author);
             if plan.differences.is_empty() {
                 return Ok(Planned::Unchanged(current.generation()));
             }
@@ -176,7 +194,8 @@ pub fn plan_restore(
         site: home(before, &world, author.site),
         number: before.number.max(backup.number) + 1,
     };
-    let mut plan = planned(current, world, (generation, now), Some(before), author);
+    let differences = compare(current, &world, |_| true);
+    let mut plan = planned(current, world, differences, (generation, now), Some(before), author);
     if plan.commit.is_none() {
         plan.commit = Some(commit_of(current, &plan, (generation, now), Some(before)));
         plan.generation = generation;
@@ -371,11 +390,11 @@ fn outranked(
 fn planned(
     current: &Stored,
     world: World,
+    differences: Vec<Difference>,
     (generation, now): (Generation, Moment),
     restored_over: Option<Generation>,
     author: Author<'_>,
 ) -> Plan {
-    let differences = compare(current, &world, |_| true);
     let converted: Vec<OrderRecord> = current.unordered().collect();
     let mut orders = Vec::new();
     for difference in differences.iter().filter(|it| it.id.kind == Kind::Override) {
@@ -446,45 +465,17 @@ fn commit_of(
 ) -> (Head, Vec<(String, Bytes)>) {
     let configured: Vec<&Difference> =
         plan.differences.iter().filter(|it| it.id.kind != Kind::Override).collect();
-    let changed: HashSet<&DocumentId> = configured.iter().map(|difference| &difference.id).collect();
+    // Shards of an older version are written without their overrides.
+    let converted = plan.converted.iter().filter_map(|record| match &record.target {
+        OrderTarget::Override(name) => Some(DocumentId { kind: Kind::Override, name: name.to_string() }),
+        _ => None,
+    });
+    let converted: Vec<DocumentId> = converted.collect();
+    let changed = configured.iter().map(|it| &it.id).chain(&converted);
     let (undo, parts) = history::record(current, &configured, generation).unzip();
-    let mut parts = parts.unwrap_or_default();
-    let shards = BTreeMap::new();
-    let mut head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
-    let stored = by_id(current);
-    let touched: BTreeSet<ShardId> = changed.iter().map(|id| ShardId::of(id)).collect();
-    for (id, documents) in by_shard(&plan.world) {
-        if let (false, Some(version)) = (touched.contains(&id), current.head.shards.get(&id)) {
-            head.shards.insert(id, version.clone());
-            continue;
-        }
-        let keep = |document: Arc<Document>| {
-            let id = document.id();
-            let before = stored.get(&id).copied();
-            let kept = before.filter(|_| !changed.contains(&id));
-            let changed = kept.map_or(generation, |kept| kept.changed);
-            let coloured = coloured(before, &document, generation);
-            Kept { document, changed, coloured }
-        };
-        let shard = Shard { v: STORED_VERSION, documents: documents.into_iter().map(keep).collect() };
-        let bytes = serde_json::to_vec(&shard).expect("documents have text keys and no failing serialiser");
-        let digest = digest(&bytes);
-        let count = bytes.len().div_ceil(MAX_PART);
-        for (n, part) in bytes.chunks(MAX_PART).enumerate() {
-            let key = keys::config_shard(&id.0, generation, &digest, n);
-            parts.push((key, Bytes::copy_from_slice(part)));
-        }
-        head.shards.insert(id, ShardVersion { generation, parts: count, digest });
-    }
-    (head, parts)
-}
-
-fn by_shard(world: &World) -> BTreeMap<ShardId, Vec<Arc<Document>>> {
-    let mut shards: BTreeMap<ShardId, Vec<Arc<Document>>> = BTreeMap::new();
-    for document in world.documents().filter(|it| it.id().kind != Kind::Override) {
-        shards.entry(ShardId::of(&document.id())).or_default().push(Arc::clone(document));
-    }
-    shards
+    let (shards, written) = shards::after(current, changed, &plan.world, generation);
+    let head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
+    (head, parts.into_iter().flatten().chain(written).collect())
 }
 
 /// How documents differ from what is stored. With `prune`, stored documents that are not wanted count as removed,

@@ -172,8 +172,8 @@ fn dead_versions<'k>(found: &'k [String], live: &BTreeSet<String>, head: Generat
     let mut dead = Vec::new();
     for (shard, versions) in shards {
         // A shard without documents has no version in the head and needs none.
-        let emptied =
-            !live.iter().any(|prefix| prefix.starts_with(&format!("{}{shard}/", keys::CONFIG_SHARDS)));
+        let all = format!("{}{shard}/", keys::CONFIG_SHARDS);
+        let emptied = live.range(all.clone()..).next().is_none_or(|prefix| !prefix.starts_with(&all));
         let floor =
             versions.iter().rev().map(|(generation, _)| *generation).find(|generation| old(*generation));
         let superseded = |generation: Generation| {
