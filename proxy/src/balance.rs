@@ -5,17 +5,21 @@
 //! instances before those with warnings; within those the less loaded of two drawn by weight (power of two choices).
 //! Ejected instances are skipped while any other instance is left at any site; when none is, all are used (panic mode).
 //!
+//! An instance of another site is reached directly, or by the gateways of its site, which then stand in its group for all
+//! instances there: they choose among those themselves.
+//!
 //! Ours and not a crate's: `tower`'s balancer draws from one set of equal services, without sites, weights, ejection and
 //! drains.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use store::{
     discovery::Entry,
-    engine::{CheckStatus, Endpoint},
+    engine::{CheckStatus, Endpoint, Index},
     model::Moment,
     snapshot::{SiteId, Snapshot},
     steering,
@@ -26,7 +30,7 @@ use crate::{
     happy_eyeballs::DialAddresses,
     instance::{Instance, Instances},
     resolve::{Names, Resolved},
-    route::{Backend, Table},
+    route::{Backend, Table, Way},
 };
 
 /// An instance that may get a request.
@@ -107,10 +111,8 @@ impl Candidates {
         (instances, names): (&Instances, &Names),
     ) -> Self {
         let mut candidates = Self::default();
-        for endpoint in &entry.endpoints {
-            let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
-            let open = !endpoint.maintenance && endpoint.port != 0 && !excluded.contains(endpoint, now);
-            let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
+        let mut by_gateway = BTreeSet::new();
+        let mut add = |site: Option<SiteId>, endpoint: &Endpoint| {
             let address = endpoint.address.parse();
             let candidate = Candidate {
                 instance: instances.get(endpoint),
@@ -122,6 +124,25 @@ impl Candidates {
                 CheckStatus::Passing => group.passing.push(candidate),
                 CheckStatus::Warning => group.warning.push(candidate),
                 CheckStatus::Critical => {}
+            }
+        };
+        for endpoint in entry.all() {
+            let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
+            let open = !endpoint.maintenance && endpoint.port != 0 && !excluded.contains(endpoint, now);
+            let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
+            match site.and_then(|it| table.ways.get(&it)) {
+                None | Some(Way::Direct) => add(site, endpoint),
+                Some(Way::Gateways(_)) if endpoint.status != CheckStatus::Critical => {
+                    by_gateway.extend(site);
+                }
+                Some(Way::Gateways(_) | Way::Never) => {}
+            }
+        }
+        for site in by_gateway {
+            let Some(Way::Gateways(addresses)) = table.ways.get(&site) else { continue };
+            let name = table.snapshot.site(site).map(|it| it.name.as_str()).unwrap_or_default();
+            for address in addresses {
+                add(Some(site), &gateway(&backend.registered, name, *address));
             }
         }
         candidates
@@ -203,6 +224,27 @@ fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {
         drawn -= candidate.weight;
     }
     candidates.len() - 1
+}
+
+/// A gateway of another site, as an instance of a service.
+fn gateway(service: &str, site: &str, address: SocketAddr) -> Endpoint {
+    let ip = address.ip().to_string();
+    Endpoint {
+        node: format!("gateways of {site}"),
+        node_address: ip.clone(),
+        external: true,
+        service: service.to_owned(),
+        id: format!("gateway {address}"),
+        address: ip,
+        port: address.port(),
+        tags: Vec::new(),
+        meta: [("site".to_owned(), site.to_owned())].into(),
+        weight: 1,
+        status: CheckStatus::Passing,
+        maintenance: false,
+        create_index: Index(0),
+        modify_index: Index(0),
+    }
 }
 
 /// The site of an endpoint: `Some(None)` is the home site (also when the registration names none), `None` a site that

@@ -53,7 +53,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::{
     Handle,
     discovery::Standing,
-    drain::Receipt,
+    drain::{Listening, Receipt},
     model::{Generation, Name},
     vital,
 };
@@ -151,6 +151,8 @@ impl Proxy {
     pub async fn run(self) -> Result<(), Error> {
         let shared = self.shared;
         let _close = CloseOnDrop(Arc::clone(&shared));
+        let ports = shared.ports();
+        shared.handle.listen(Listening { cluster: shared.config.cluster.clone(), ports });
         // Done before the first connection, so that a node with a snapshot serves from it at once.
         let _ = follow_snapshot(&shared);
         let mut workers = FuturesUnordered::new();
@@ -228,7 +230,7 @@ async fn shutdown(shared: &Shared) {
 fn follow_snapshot(shared: &Shared) -> Option<()> {
     let snapshot = shared.handle.snapshot()?;
     let (cluster, site) = (&shared.config.cluster, &shared.config.site);
-    let table = Table::compile(snapshot, cluster, site, &shared.handle);
+    let table = Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.handle);
     shared.following.set(table.in_use());
     shared.table.store(Some(Arc::new(table)));
     Some(())
@@ -236,10 +238,16 @@ fn follow_snapshot(shared: &Shared) -> Option<()> {
 
 async fn follow_snapshots(shared: &Shared) {
     let mut snapshots = shared.handle.snapshots();
+    let mut gateways = shared.handle.gateways();
     loop {
         snapshots.borrow_and_update();
+        gateways.borrow_and_update();
         let _ = follow_snapshot(shared);
-        if snapshots.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = snapshots.changed() => changed,
+            changed = gateways.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }
@@ -279,7 +287,7 @@ fn names_in_use(shared: &Shared, table: &Table) -> bool {
     for backend in &table.backends {
         let entry = backend.slot.load();
         all_read &= entry.standing != Standing::Unread;
-        let named = entry.endpoints.iter().filter(|it| it.address.parse::<IpAddr>().is_err());
+        let named = entry.all().filter(|it| it.address.parse::<IpAddr>().is_err());
         names.extend(named.map(|it| it.address.clone()));
     }
     shared.names.use_names(names);

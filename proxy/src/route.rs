@@ -8,13 +8,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use store::{
     Handle,
     discovery::ServiceSlot,
-    model::{DomainName, Generation, Name, PathMatch, RouteTarget, Service},
+    model::{DomainName, Generation, Name, PathMatch, Reach, RouteTarget, Service},
     snapshot::{SiteId, Snapshot, SteeredDomain},
 };
 
@@ -118,6 +119,37 @@ impl Split {
     }
 }
 
+/// How the instances of another site are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a connection to each.
+    Direct,
+    /// By the gateways of that site, which are at these addresses.
+    Gateways(Vec<SocketAddr>),
+    /// Not at all.
+    Never,
+}
+
+impl Way {
+    /// From the gateways of the cluster at `site` to those of `to`. `ports` are those that the gateways there listen at;
+    /// while they are not known, those of this gateway are assumed.
+    fn compile(snapshot: &Snapshot, cluster: &Name, (site, to): (&Name, &Name), ports: &[u16]) -> Self {
+        match snapshot.sites.iter().find(|it| it.name == *site).map(|it| it.reach_to(to)).unwrap_or_default()
+        {
+            Reach::Direct => Self::Direct,
+            Reach::Never => Self::Never,
+            Reach::ByGateway => {
+                let addresses = snapshot.clusters.get(cluster).and_then(|it| it.gateways.get(to));
+                let a = addresses.into_iter().flat_map(|it| &it.a).map(|it| IpAddr::V4(*it));
+                let aaaa = addresses.into_iter().flat_map(|it| &it.aaaa).map(|it| IpAddr::V6(*it));
+                // The first port is the one for plain HTTP; gateways have no other yet.
+                let port = ports.first().copied().unwrap_or_default();
+                Self::Gateways(a.chain(aaaa).map(|ip| SocketAddr::new(ip, port)).collect())
+            }
+        }
+    }
+}
+
 /// What a worker needs of a snapshot.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -129,12 +161,27 @@ pub(crate) struct Table {
     pub(crate) home: Option<SiteId>,
     /// The services that routes lead to.
     pub(crate) backends: Vec<Backend>,
+    /// How the instances of each other site are reached.
+    pub(crate) ways: BTreeMap<SiteId, Way>,
     router: Router<Arc<Split>>,
 }
 
 impl Table {
-    /// Compiles the routes to services of a cluster.
-    pub(crate) fn compile(snapshot: Arc<Snapshot>, cluster: &Name, site: &Name, handle: &Handle) -> Self {
+    /// Compiles the routes to services of a cluster. `ports` are those that this gateway listens at.
+    pub(crate) fn compile(
+        snapshot: Arc<Snapshot>,
+        (cluster, site): (&Name, &Name),
+        ports: &[u16],
+        handle: &Handle,
+    ) -> Self {
+        let gateways = Arc::clone(&handle.gateways().borrow());
+        let others = snapshot.sites.iter().map(|it| &it.name).filter(|it| *it != site);
+        let ways = others.filter_map(|to| {
+            let theirs = gateways.get(to).and_then(|it| it.get(cluster)).filter(|it| !it.is_empty());
+            let way = Way::compile(&snapshot, cluster, (site, to), theirs.map_or(ports, Vec::as_slice));
+            Some((snapshot.site_id(to)?, way))
+        });
+        let ways = ways.collect();
         let mut backends = Vec::new();
         let mut numbers: BTreeMap<Name, usize> = BTreeMap::new();
         let targets = snapshot.routes.iter().flat_map(|route| &route.to);
@@ -164,6 +211,7 @@ impl Table {
             gateway_domain: snapshot.clusters.get(cluster).map(|it| it.gateway_domain.clone()),
             home: snapshot.site_id(site),
             backends,
+            ways,
             router,
             snapshot,
         }

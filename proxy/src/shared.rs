@@ -9,7 +9,11 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use store::{Handle, drain::Drains, handle::Following};
+use store::{
+    Handle,
+    drain::{Drains, Listening},
+    handle::Following,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -74,6 +78,14 @@ impl Shared {
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),
             acknowledged: Notify::new(),
         })
+    }
+
+    /// The ports it listens at, as many as other sites are told.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.addresses.iter().map(SocketAddr::port).collect();
+        ports.dedup();
+        ports.truncate(Listening::MAX_PORTS);
+        ports
     }
 
     pub(crate) fn phase(&self) -> Phase {

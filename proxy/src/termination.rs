@@ -183,7 +183,7 @@ fn report_end(shared: &Shared, drain: &Drain, proof: Proof) {
 fn report_successors(shared: &Shared, watched: &WatchedDrains) {
     for drain in watched.values() {
         let entry = shared.handle.service(&drain.service).load();
-        if entry.endpoints.iter().any(|it| drain.is_succeeded_by(it)) {
+        if entry.all().any(|it| drain.is_succeeded_by(it)) {
             report_end(shared, drain, Proof::Boot);
         }
     }
@@ -202,7 +202,7 @@ fn log_registered_again(
             continue;
         }
         let entry = shared.handle.service(&drain.service).load();
-        if entry.endpoints.iter().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it)) {
+        if entry.all().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it)) {
             logged.insert(drain.id.clone());
             tracing::info!(
                 drain = %drain.id, service = drain.service, instance = drain.instance,

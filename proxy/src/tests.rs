@@ -11,4 +11,5 @@ mod names;
 mod refusals;
 mod retry;
 mod routing;
+mod sites;
 mod world;

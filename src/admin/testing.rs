@@ -128,6 +128,7 @@ impl Api {
             number: 0,
             generation: self.handle.snapshot().map(|snapshot| snapshot.generation),
             load: None,
+            listening: None,
             view: None,
             instances: Vec::new(),
             more_instances: 0,

@@ -321,6 +321,7 @@ impl Fixture {
             number: 0,
             generation: None,
             load: None,
+            listening: None,
             view: None,
             instances: Vec::new(),
             more_instances: 0,

@@ -5,10 +5,14 @@
 //!
 //! An [`Entry`] holds the instances that may be used, so readers use its endpoints and need not consider doubts. An
 //! instance that is critical together with all others, and answers, is listed there with the status it had before.
+//!
+//! The own registry's part of an entry is the entry itself. What other sites tell of their registries is beside it, one
+//! part for each site ([`Entry::away`]), and each is judged by itself ([`judge_part`]).
 
 mod doubt;
 mod judge;
 mod notes;
+mod part;
 
 pub use self::{
     doubt::{Cause, Doubt, Fate, InstanceKey, Recent, Sight},
@@ -16,10 +20,11 @@ pub use self::{
         BELIEVE_AFTER, CRITICAL_TOGETHER, Context, Judgement, TOGETHER, dialled, drained, judge, reassigned,
     },
     notes::{InstanceNote, notes, unused},
+    part::judge_part,
 };
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -28,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Endpoint, Index},
-    model::Moment,
+    model::{Moment, Name},
 };
 
 /// What is known about one service.
@@ -48,6 +53,41 @@ pub struct Entry {
     /// Instances dropped recently because of the registry's answer alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recent: Vec<Recent>,
+    /// What other sites tell of the service in their registries, by site; their own `away` is empty. Kept apart on disk.
+    #[serde(skip)]
+    pub away: BTreeMap<Name, Arc<Self>>,
+}
+
+impl Entry {
+    /// The instances of all parts. One that is registered in two registries counts once: that of the own registry, else of
+    /// the first site by name.
+    pub fn all(&self) -> impl Iterator<Item = &Endpoint> {
+        let mut known = HashSet::new();
+        let parts = !self.away.is_empty();
+        let own = self.endpoints.iter().map(|it| (true, it));
+        let away = self.away.values().flat_map(|part| part.endpoints.iter().map(|it| (false, it)));
+        own.chain(away).filter_map(move |(own, endpoint)| {
+            // Without other parts nothing is compared: one registry may list an address twice.
+            let new = !parts || known.insert((endpoint.address.as_str(), endpoint.port));
+            (own || new).then_some(endpoint)
+        })
+    }
+
+    /// The instances in doubt of all parts.
+    pub fn all_doubts(&self) -> impl Iterator<Item = &Doubt> {
+        self.doubts.iter().chain(self.away.values().flat_map(|part| &part.doubts))
+    }
+
+    /// The same with another part for a site; without one, if there is nothing in it.
+    #[must_use]
+    pub fn with_part(&self, site: &Name, part: Option<Self>) -> Self {
+        let mut entry = self.clone();
+        match part {
+            Some(part) => drop(entry.away.insert(site.clone(), Arc::new(part))),
+            None => drop(entry.away.remove(site)),
+        }
+        entry
+    }
 }
 
 /// The four values of a discovery answer, and the state before the first answer.

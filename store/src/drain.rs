@@ -186,6 +186,20 @@ pub struct Receipt {
     pub at: Moment,
 }
 
+/// Where a gateway listens, for the gateways of other sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// The cluster whose services it serves.
+    pub cluster: model::Name,
+    /// The ports, in the order of its configuration; at most [`Listening::MAX_PORTS`].
+    pub ports: Vec<u16>,
+}
+
+impl Listening {
+    /// The maximum number of ports in a heartbeat.
+    pub const MAX_PORTS: usize = 8;
+}
+
 /// A node's registration and heartbeat, which the node writes to the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeHeartbeat {
@@ -204,6 +218,9 @@ pub struct NodeHeartbeat {
     /// The load of a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
+    /// Where a gateway listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening: Option<Listening>,
     /// Whether its verdicts follow the observations of the vantages; absent before the first judgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<Staleness>,

@@ -8,7 +8,7 @@
 //! engine ──▶ config ─────▶ snapshot ──┐
 //!        ──▶ health, overflow ▶ board ┼──▶ Handle ──▶ dns, proxy, control
 //!        ──▶ drains ──────────────────┤
-//!        ──▶ discovery ───────────────┘
+//!        ──▶ discovery, remote ───────┘
 //!        ◀── heartbeat, receipts
 //! ```
 
@@ -19,6 +19,7 @@ mod health;
 mod heartbeat;
 mod metrics;
 mod overflow;
+mod remote;
 mod verdict_log;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -163,7 +164,9 @@ pub async fn start_from(
     let drains = drains::follow(shared.clone(), drains_current, reread_requests);
     tasks.spawn(vital::task("the follower of drains", drains));
     tasks.spawn(vital::task("the memory of drains", drains::remember(shared.clone())));
-    tasks.spawn(vital::task("the follower of the registry", discovery::follow(shared.clone())));
+    let (news, told) = mpsc::channel(64);
+    tasks.spawn(vital::task("the follower of other sites", remote::follow(shared.clone(), news)));
+    tasks.spawn(vital::task("the follower of the registry", discovery::follow(shared.clone(), told)));
     tasks.spawn(vital::task("the follower of overflow", overflow::follow(shared.clone())));
     let heartbeat = heartbeat::follow(shared.clone(), drains_seen.clone(), left);
     tasks.spawn(vital::task("the heartbeat", heartbeat));

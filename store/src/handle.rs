@@ -6,7 +6,7 @@ mod concerns;
 mod following;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,10 +28,10 @@ use tokio::{
 use crate::{
     board::Board,
     discovery::{DiscoveryTable, ServiceSlot},
-    drain::{Drains, Receipt, ending::Ended},
+    drain::{Drains, Listening, Receipt, ending::Ended},
     health_state::{Awaited, HealthView, Hearing, Staleness},
     load::Load,
-    model::Moment,
+    model::{Moment, Name},
     snapshot::Snapshot,
 };
 
@@ -62,6 +62,9 @@ impl Clock {
         self.wall.after(self.started.elapsed())
     }
 }
+
+/// The ports at which gateways of other sites listen, by site and cluster.
+pub type RemoteGateways = BTreeMap<Name, BTreeMap<Name, Vec<u16>>>;
 
 /// A request of a role to the follower.
 #[derive(Debug)]
@@ -99,6 +102,8 @@ struct Shared {
     adopted: watch::Sender<u64>,
     concerns: Concerns,
     load: Mutex<Option<Load>>,
+    listening: ArcSwapOption<Listening>,
+    gateways: watch::Sender<Arc<RemoteGateways>>,
     unresolved: ArcSwap<BTreeSet<String>>,
     lease_seen: AtomicU64,
     lease: Duration,
@@ -135,6 +140,8 @@ pub fn channel(clock: Clock, lease: Duration) -> (Handle, Publisher) {
         adopted: watch::Sender::new(0),
         concerns: Concerns::default(),
         load: Mutex::default(),
+        listening: ArcSwapOption::empty(),
+        gateways: watch::Sender::new(Arc::default()),
         unresolved: ArcSwap::default(),
         lease_seen: AtomicU64::new(clock.now().0),
         lease,
@@ -340,6 +347,23 @@ impl Handle {
         self.shared.load.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Sets where this node's gateway listens, which the node's next heartbeat contains.
+    pub fn listen(&self, listening: Listening) {
+        self.shared.listening.store(Some(Arc::new(listening)));
+    }
+
+    /// Where this node's gateway listens.
+    #[must_use]
+    pub fn listening(&self) -> Option<Arc<Listening>> {
+        self.shared.listening.load_full()
+    }
+
+    /// The ports of the gateways of other sites, as those sites tell; signals changes.
+    #[must_use]
+    pub fn gateways(&self) -> watch::Receiver<Arc<RemoteGateways>> {
+        self.shared.gateways.subscribe()
+    }
+
     /// Sets the host names of instances for which this node's gateway has no address. The node's next heartbeat
     /// contains them.
     pub fn cannot_resolve(&self, names: BTreeSet<String>) {
@@ -388,6 +412,17 @@ impl Publisher {
             let changed = **current != drains;
             if changed {
                 *current = Arc::new(drains);
+            }
+            changed
+        });
+    }
+
+    /// Replaces the ports of the gateways of other sites.
+    pub fn publish_gateways(&self, gateways: RemoteGateways) {
+        self.shared.gateways.send_if_modified(|current| {
+            let changed = **current != gateways;
+            if changed {
+                *current = Arc::new(gateways);
             }
             changed
         });

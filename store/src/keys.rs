@@ -42,6 +42,10 @@ pub const HISTORY: &str = "waypost/history/";
 pub const ORDERS: &str = "waypost/orders/";
 /// The shares of full sites' clients that are sent elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
+/// Where what other sites tell of their instances is to be found, and how fresh it is: see [`crate::remote`].
+pub const REMOTE_HEADS: &str = "waypost/remote/heads/";
+/// What other sites tell of their instances.
+pub const REMOTE_SITES: &str = "waypost/remote/sites/";
 /// Locks for work that only one node may do.
 pub const LOCKS: &str = "waypost/locks/";
 

@@ -27,6 +27,7 @@ pub mod load;
 pub mod locality;
 pub mod metrics;
 pub mod orders;
+pub mod remote;
 pub mod snapshot;
 pub mod steering;
 #[cfg(any(test, feature = "testing"))]

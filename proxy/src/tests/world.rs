@@ -85,9 +85,26 @@ impl World {
     }
 
     pub(super) fn discover_as(&self, service: &str, endpoints: &[Endpoint], standing: Standing) {
-        let entry = Entry { endpoints: endpoints.to_vec(), standing, ..Entry::default() };
-        self.publisher.discovery().slot(service).store(entry);
+        let slot = self.publisher.discovery().slot(service);
+        let away = slot.load().away.clone();
+        slot.store(Entry { endpoints: endpoints.to_vec(), standing, away, ..Entry::default() });
         self.publisher.discovery_changed();
+    }
+
+    /// Another site tells of these instances of a service.
+    pub(super) fn discover_away(&self, service: &str, site: &str, endpoints: &[Endpoint]) {
+        let mut endpoints = endpoints.to_vec();
+        endpoints.iter_mut().for_each(|it| drop(it.meta.insert("site".into(), site.into())));
+        let slot = self.publisher.discovery().slot(service);
+        let part = Entry { endpoints, standing: Standing::Present, ..Entry::default() };
+        slot.store(slot.load().with_part(&name(site), Some(part)));
+        self.publisher.discovery_changed();
+    }
+
+    /// The gateways of another site listen at this port.
+    pub(super) fn gateways(&self, site: &str, port: u16) {
+        let ports = [(name("main"), vec![port])].into();
+        self.publisher.publish_gateways([(name(site), ports)].into());
     }
 
     /// These are the drains, each at this index.

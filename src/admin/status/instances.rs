@@ -35,8 +35,7 @@ fn one(
     let entry = admin.handle.service(&service.consul.service).load();
     let zone = snapshot.clusters.get(&service.cluster).map(|cluster| cluster.zone.clone());
     let uuid = service.uuid.zip(zone).map(|(uuid, zone)| format!("{uuid}.{zone}"));
-    let known =
-        (entry.standing != Standing::Unread).then(|| count(admin, snapshot, &entry.endpoints, &noted));
+    let known = (entry.standing != Standing::Unread).then(|| count(admin, snapshot, entry.all(), &noted));
     let (standing, reason) = standing(&entry);
     ServiceStatus {
         name: service.name.to_string(),
@@ -62,15 +61,18 @@ fn standing(entry: &Entry) -> (&'static str, Option<String>) {
 }
 
 /// Counts instances; `noted` is what nodes report of them.
-fn count(
+fn count<'a>(
     admin: &Admin,
     snapshot: &Snapshot,
-    endpoints: &[Endpoint],
+    endpoints: impl Iterator<Item = &'a Endpoint>,
     noted: &[InstanceStatus],
 ) -> InstanceCount {
-    let usable =
-        endpoints.iter().map(|it| instance(admin, snapshot, it)).filter(|it| is_usable(it, noted)).count();
-    InstanceCount { all: endpoints.len(), usable }
+    let mut count = InstanceCount { all: 0, usable: 0 };
+    for endpoint in endpoints {
+        count.all += 1;
+        count.usable += usize::from(is_usable(&instance(admin, snapshot, endpoint), noted));
+    }
+    count
 }
 
 /// True if requests may be sent to the instance, according to the registry and to what nodes report.
@@ -85,16 +87,19 @@ fn is_usable(instance: &InstanceStatus, noted: &[InstanceStatus]) -> bool {
 pub(super) async fn list(admin: &Admin, snapshot: &Snapshot, status: &mut Status) {
     for service in &mut status.services {
         let entry = admin.handle.service(&service.registry).load();
-        let mut endpoints = entry.endpoints.clone();
+        let mut endpoints: Vec<Endpoint> = entry.all().cloned().collect();
         if entry.standing == Standing::Unread {
             let read = tokio::time::timeout(REGISTRY_PATIENCE, admin.engine.health(&service.registry, None));
             match read.await {
-                Ok(Ok(read)) => endpoints = read.value,
+                Ok(Ok(read)) => {
+                    let away = Entry { endpoints: read.value, ..entry.as_ref().clone() };
+                    endpoints = away.all().cloned().collect();
+                }
                 Ok(Err(error)) => service.reason = Some(format!("the registry cannot be read: {error}")),
                 Err(_) => service.reason = Some("the registry does not answer".to_owned()),
             }
             if service.reason.is_none() {
-                service.known = Some(count(admin, snapshot, &endpoints, &service.instances));
+                service.known = Some(count(admin, snapshot, endpoints.iter(), &service.instances));
             }
         }
         let noted = std::mem::take(&mut service.instances);

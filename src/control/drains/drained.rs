@@ -48,7 +48,7 @@ fn keeps_out(drain: &Drain, now: Moment) -> bool {
 pub(super) fn is_registered(shared: &Shared, drain: &Drain) -> bool {
     keeps_out(drain, shared.handle.now()) && {
         let entry = shared.handle.service(&drain.service).load();
-        entry.endpoints.iter().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it))
+        entry.all().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it))
     }
 }
 

@@ -17,6 +17,7 @@ fn heartbeat(node: &str, boot: &str, number: u64) -> NodeHeartbeat {
         number,
         generation: OURS,
         load: None,
+        listening: None,
         view: None,
         instances: Vec::new(),
         more_instances: 0,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What identifies a registration: node, id, address and port.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
     /// Its node.
     pub node: String,
@@ -71,6 +71,8 @@ pub enum Cause {
     Critical,
     /// New, in an answer whose index went back: an old registration, whose process may have ended long ago.
     Newcomer,
+    /// Of the registry of another site, and that site tells nothing at present.
+    Dark,
 }
 
 impl Cause {
@@ -83,7 +85,7 @@ impl Cause {
     /// True if the registry's answer is invalid for the instance, so that the doubt has no time limit.
     #[must_use]
     pub const fn is_unreachable(&self) -> bool {
-        matches!(self, Self::StepBack { .. } | Self::NotGrown | Self::Blind)
+        matches!(self, Self::StepBack { .. } | Self::NotGrown | Self::Blind | Self::Dark)
     }
 }
 
@@ -108,6 +110,7 @@ impl fmt::Display for Cause {
             Self::Blind => write!(f, "missing, and the registry shows nothing else either, or only its name"),
             Self::Critical => write!(f, "critical together with all others"),
             Self::Newcomer => write!(f, "first seen in an answer whose index went back"),
+            Self::Dark => write!(f, "its site tells nothing"),
         }
     }
 }
@@ -226,6 +229,8 @@ pub enum Fate {
     Reassigned(String),
     /// Dropped: a drain record.
     Drained,
+    /// Dropped: the site in whose registry it was says so.
+    Told,
     /// Critical, in a valid answer.
     Critical,
     /// In maintenance.
@@ -242,6 +247,7 @@ impl Fate {
             Self::Dead | Self::LeftOut => Some("dials"),
             Self::Reassigned(_) => Some("reassigned"),
             Self::Drained => Some("drained"),
+            Self::Told => Some("told"),
             Self::Critical => Some("critical"),
             Self::Maintenance => Some("maintenance"),
             Self::Doubted | Self::Awaited | Self::Recast | Self::Cleared | Self::TakenIn => None,
@@ -263,6 +269,7 @@ impl fmt::Display for Fate {
             Self::Dead => "dropped: its dials failed",
             Self::Reassigned(to) => return write!(f, "dropped: its address now belongs to {to}"),
             Self::Drained => "dropped: a drain record",
+            Self::Told => "dropped: its site says so",
             Self::Critical => "not used: its checks are critical",
             Self::Maintenance => "not used: in maintenance",
         };

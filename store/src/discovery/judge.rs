@@ -78,7 +78,7 @@ pub fn judge(previous: &Entry, reading: Reading, context: &Context<'_>) -> Judge
     }
 }
 
-fn serves(endpoint: &Endpoint) -> bool {
+pub(super) fn serves(endpoint: &Endpoint) -> bool {
     endpoint.status != CheckStatus::Critical && !endpoint.maintenance
 }
 
@@ -449,7 +449,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// The entry with the certain instances and those in doubt.
-fn settle(
+pub(super) fn settle(
     previous: &Entry,
     index: Index,
     plain: Vec<Endpoint>,
@@ -472,7 +472,7 @@ fn settle(
     let standing = standing(&endpoints, &doubts);
     let same = std::mem::discriminant(&standing) == std::mem::discriminant(&previous.standing);
     let since = if same { previous.since } else { now };
-    Entry { index, endpoints, standing, since, doubts, recent }
+    Entry { index, endpoints, standing, since, doubts, recent, away: previous.away.clone() }
 }
 
 fn standing(endpoints: &[Endpoint], doubts: &[Doubt]) -> Standing {

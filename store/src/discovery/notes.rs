@@ -63,8 +63,8 @@ pub fn notes<'a>(
     snapshot: &'a Snapshot,
     unresolved: &'a BTreeSet<String>,
 ) -> impl Iterator<Item = InstanceNote> + 'a {
-    let doubts = entry.doubts.iter().map(InstanceNote::of_doubt);
-    let unused = entry.endpoints.iter().filter_map(|endpoint| {
+    let doubts = entry.all_doubts().map(InstanceNote::of_doubt);
+    let unused = entry.all().filter_map(|endpoint| {
         let no_address =
             || unresolved.contains(&endpoint.address).then(|| cannot_be_resolved(&endpoint.address));
         let why = unused(snapshot, endpoint).or_else(no_address)?;

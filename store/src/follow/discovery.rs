@@ -4,9 +4,13 @@
 //! instance is in doubt, this task dials it ([`dials`]), reads its service repeatedly ([`rereads`]), and checks whether
 //! its address and port were given to another ([`places`]). Every node that follows services does this itself, because
 //! one node may reach an instance that another cannot.
+//!
+//! What other sites tell of their registries comes from [`super::remote`] and is a part of the entries of its own
+//! ([`parts`]).
 
 mod dials;
 mod log;
+mod parts;
 mod places;
 mod rereads;
 
@@ -17,21 +21,24 @@ use std::{
 };
 
 use tokio::{
+    sync::mpsc,
     task::{JoinError, JoinSet},
     time::Instant,
 };
 
 use self::{
     dials::{Dials, Key},
+    parts::{About, Parts},
     places::Places,
     rereads::{NextRead, Rereads},
 };
-use super::Shared;
+use super::{Shared, remote::RemoteNews};
 use crate::{
     dial::{Answer, Dial},
-    discovery::{Context, Entry, Judgement, Sight, dialled, drained, judge, reassigned},
+    discovery::{Context, Doubt, Entry, Judgement, Sight, dialled, drained, judge, judge_part, reassigned},
     engine::{Endpoint, Index, Indexed, Reading, ServiceChange},
     handle::Handle,
+    model::{Name, Reach},
 };
 
 const MEMORY: &str = "discovery";
@@ -60,10 +67,10 @@ pub(super) fn publish_last_good(shared: &Shared) {
 }
 
 /// Follows until the engine ends its watch.
-pub(super) async fn follow(shared: Shared) {
+pub(super) async fn follow(shared: Shared, told: mpsc::Receiver<RemoteNews>) {
     let in_use = shared.publisher.handle().services_in_use();
     let changes = Arc::clone(&shared.engine).watch(in_use);
-    Discovery::new(shared).run(changes).await;
+    Discovery::new(shared).run(changes, told).await;
 }
 
 /// A dial that ended.
@@ -96,6 +103,10 @@ struct Discovery {
     dials: Dials,
     rereads: Rereads,
     places: Places,
+    /// What other sites tell.
+    parts: Parts,
+    /// The other sites whose instances this node may not dial.
+    barred: BTreeSet<Name>,
     /// When this task last read a service itself.
     read_at: HashMap<String, Instant>,
     /// A digest of the instances that the watch delivered last. It delivers nothing until it reads others.
@@ -116,6 +127,8 @@ impl Discovery {
             dials: Dials::default(),
             rereads: Rereads::new(Instant::now()),
             places: Places::default(),
+            parts: Parts::default(),
+            barred: BTreeSet::new(),
             read_at: HashMap::new(),
             watched: HashMap::new(),
             catalog: None,
@@ -125,7 +138,7 @@ impl Discovery {
         }
     }
 
-    async fn run(mut self, mut changes: tokio::sync::mpsc::Receiver<ServiceChange>) {
+    async fn run(mut self, mut changes: mpsc::Receiver<ServiceChange>, mut told: mpsc::Receiver<RemoteNews>) {
         let mut remembered = Remembered::new();
         let mut every = tokio::time::interval(REMEMBER_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -133,6 +146,8 @@ impl Discovery {
         let mut in_use = self.handle.services_in_use();
         in_use.mark_changed();
         let mut snapshots = self.handle.snapshots();
+        // There may be one already: that which this node kept.
+        snapshots.mark_changed();
         loop {
             self.start_dials();
             self.start_reads();
@@ -143,11 +158,12 @@ impl Discovery {
                     Some(change) => self.take_watched(&change.service, change.reading),
                     None => return,
                 },
+                Some(news) = told.recv() => self.take_told(news),
                 Some(done) = self.dialling.join_next() => self.dialled(propagate_panic(done)),
                 Some(done) = self.reading.join_next() => self.read(propagate_panic(done)),
                 Ok(()) = drains.changed() => self.take_drains(),
                 Ok(()) = in_use.changed() => self.use_changed(),
-                Ok(()) = snapshots.changed() => self.look_for_unused(),
+                Ok(()) = snapshots.changed() => self.configured(),
                 _ = every.tick() => {
                     self.settle_places();
                     remember(&self.shared, &mut remembered);
@@ -229,7 +245,7 @@ impl Discovery {
 
     /// Publishes a judgement, and starts or ends the dials and reads that follow from it.
     fn publish(&mut self, service: &str, before: &Entry, judged: Judgement) {
-        if !judged.entry.doubts.is_empty() || !before.doubts.is_empty() {
+        if judged.entry.all_doubts().chain(before.all_doubts()).next().is_some() {
             self.follow_doubts(service, &judged.entry);
         }
         if judged.entry == *before {
@@ -252,10 +268,74 @@ impl Discovery {
     /// Dials and reads exactly the instances of a service that are in doubt.
     fn follow_doubts(&mut self, service: &str, entry: &Entry) {
         let now = Instant::now();
-        self.dials.follow(service, &entry.doubts, now, fastrand::f64);
+        let doubts: Vec<&Doubt> = entry.all_doubts().collect();
+        self.dials.follow(service, &doubts, now, fastrand::f64);
         self.rereads.doubt(service, entry.doubts.iter().any(|it| it.needs_reading()), now);
         self.places.follow(service, &entry.doubts);
         self.rereads.missing(self.places.any(), now);
+    }
+
+    /// Takes news of another site.
+    fn take_told(&mut self, news: RemoteNews) {
+        let (site, about) = self.parts.take(news);
+        let in_use = Arc::clone(&self.handle.services_in_use().borrow());
+        match about {
+            About::All => in_use.iter().for_each(|service| self.judge_part(service, &site)),
+            About::These(services) => {
+                let used = services.iter().filter(|it| in_use.contains(*it));
+                used.for_each(|service| self.judge_part(service, &site));
+            }
+        }
+    }
+
+    /// Judges what another site tells of a service in use.
+    fn judge_part(&mut self, service: &str, site: &Name) {
+        let before = self.entry(service);
+        let Some((told, dark)) = self.parts.told(site, service) else {
+            if before.away.contains_key(site) {
+                self.publish_part(service, &before, before.with_part(site, None));
+            }
+            return;
+        };
+        let part = before.away.get(site).map(AsRef::as_ref).cloned().unwrap_or_default();
+        let dials = self.shared.options.dialer.is_some() && !self.barred.contains(site);
+        let judged = judge_part(&part, told, dark, dials, self.handle.now());
+        self.take_part(service, site, &before, judged);
+    }
+
+    fn take_part(&mut self, service: &str, site: &Name, before: &Entry, judged: Judgement) {
+        if before.away.get(site).is_some_and(|it| **it == judged.entry) {
+            return;
+        }
+        self.log.told(service, site, &judged);
+        for (_, fate) in &judged.fates {
+            self.shared.metrics.dropped(fate);
+        }
+        self.publish_part(service, before, before.with_part(site, Some(judged.entry)));
+    }
+
+    fn publish_part(&mut self, service: &str, before: &Entry, after: Entry) {
+        if after.all_doubts().chain(before.all_doubts()).next().is_some() {
+            self.follow_doubts(service, &after);
+        }
+        self.shared.publisher.discovery().slot(service).store(after);
+        self.shared.metrics.discovery_changes.increment();
+        self.shared.publisher.discovery_changed();
+    }
+
+    /// Takes over what a new snapshot changes: the instances that are used, and the sites whose instances are dialled.
+    fn configured(&mut self) {
+        self.look_for_unused();
+        let Some(snapshot) = self.handle.snapshot() else { return };
+        let ours = snapshot.sites.iter().find(|it| it.name.as_str() == self.shared.identity.site);
+        let barred = |it: &&Name| ours.is_some_and(|ours| ours.reach_to(it) != Reach::Direct);
+        let barred: BTreeSet<Name> =
+            snapshot.sites.iter().map(|it| &it.name).filter(barred).cloned().collect();
+        let before = std::mem::replace(&mut self.barred, barred.clone());
+        for site in before.symmetric_difference(&barred) {
+            let in_use = Arc::clone(&self.handle.services_in_use().borrow());
+            in_use.iter().for_each(|service| self.judge_part(service, site));
+        }
     }
 
     /// Determines again which instances are never used, because another configuration may use others.
@@ -294,6 +374,9 @@ impl Discovery {
             if !entry.doubts.is_empty() {
                 self.follow_doubts(service, &entry);
             }
+            for site in self.parts.sites() {
+                self.judge_part(service, &site);
+            }
         }
     }
 
@@ -304,7 +387,7 @@ impl Discovery {
         while self.may_dial() {
             let Some(key) = self.dials.pop(now) else { return };
             let entry = self.entry(&key.0);
-            let Some(doubt) = entry.doubts.iter().find(|it| it.is_of(&key.1)) else { continue };
+            let Some(doubt) = entry.all_doubts().find(|it| it.is_of(&key.1)) else { continue };
             let endpoint = &doubt.endpoint;
             let check = snapshot.as_ref().and_then(|it| it.check_of(endpoint)).map(|it| it.as_ref().clone());
             let fall = check.as_ref().map_or(FALL, |it| it.fall.into());
@@ -318,9 +401,14 @@ impl Discovery {
     fn dialled(&mut self, done: Dialled) {
         let Dialled { key, started, fall, answer } = done;
         self.shared.metrics.dialled(&answer);
-        let before = self.entry(&key.0);
-        if let Some(judged) = dialled(&before, &key.1, &answer, fall, self.handle.now()) {
+        let (before, now) = (self.entry(&key.0), self.handle.now());
+        if let Some(judged) = dialled(&before, &key.1, &answer, fall, now) {
             self.publish(&key.0, &before, judged);
+        }
+        for (site, part) in &before.away {
+            if let Some(judged) = dialled(part, &key.1, &answer, fall, now) {
+                self.take_part(&key.0, site, &self.entry(&key.0), judged);
+            }
         }
         self.dials.done(key, started, Instant::now());
     }
@@ -468,7 +556,9 @@ impl Remembered {
         let differs = entries.iter().any(|(name, now)| {
             let Some(then) = self.entries.get(name) else { return true };
             moved |= then.index != now.index;
-            !Arc::ptr_eq(then, now) && Entry { index: then.index, ..now.as_ref().clone() } != **then
+            // What other sites tell is kept elsewhere.
+            let alike = |now: &Entry| Entry { index: then.index, away: then.away.clone(), ..now.clone() };
+            !Arc::ptr_eq(then, now) && alike(now) != **then
         });
         let lost = entries.len() != self.entries.len();
         differs || lost || (moved && self.at.elapsed() >= REMEMBER_INDEXES_EVERY)

@@ -52,6 +52,7 @@ pub(super) async fn follow(
             number,
             generation: handle.snapshot().map(|it| it.generation),
             load: handle.load(),
+            listening: handle.listening().map(|it| it.as_ref().clone()),
             view: Some(views.borrow_and_update().as_ref().clone()),
             instances,
             more_instances,

@@ -10,8 +10,8 @@ use crate::{
 /// Outcomes of dials, as labels.
 const DIALS: [&str; 3] = ["answered", "failed", "unable"];
 /// The proofs that an instance may no longer be used, as labels.
-const PROOFS: [&str; 7] =
-    ["deregistered", "believed", "dials", "reassigned", "drained", "critical", "maintenance"];
+const PROOFS: [&str; 8] =
+    ["deregistered", "believed", "dials", "reassigned", "drained", "told", "critical", "maintenance"];
 /// The states of instances in doubt, as labels.
 const DOUBTS: [&str; 3] = ["doubtful", "unreachable", "left_out"];
 /// How a service is known in the registry, as labels.
@@ -64,6 +64,26 @@ crate::metrics! {
             "waypost.store.rereads",
             "{call}",
             "Reads of services in doubt, beside the watch: at most 20 a second."
+        );
+        pub remote_reads: counter(
+            "waypost.store.remote_reads",
+            "{read}",
+            "Values read of what other sites tell of their instances: batches of changes, and shards when everything is read."
+        );
+        pub remote_bytes: counter(
+            "waypost.store.remote_bytes",
+            "By",
+            "Bytes of these values."
+        );
+        pub remote_wholes: counter(
+            "waypost.store.remote_wholes",
+            "{time}",
+            "Times everything that another site tells was read: at the start, and after falling far behind."
+        );
+        pub sites_dark: gauge(
+            "waypost.store.sites_dark",
+            "{site}",
+            "Other sites that tell nothing at present. Their instances are kept, and dialled where gateways reach them."
         );
     }
     computed {
@@ -120,7 +140,7 @@ impl FollowMetrics {
     fn collect_instances(&self, emit: &mut dyn FnMut(Sample<'_>)) {
         let mut counts = [0_u32; DOUBTS.len()];
         for service in self.handle.services_in_use().borrow().iter() {
-            for doubt in &self.handle.service(service).load().doubts {
+            for doubt in self.handle.service(service).load().all_doubts() {
                 if let Some(at) = DOUBTS.iter().position(|it| *it == doubt.state()) {
                     counts[at] += 1;
                 }

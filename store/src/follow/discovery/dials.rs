@@ -4,6 +4,9 @@
 //! One that is not used is dialled less and less often, because it gets no requests meanwhile, and those in use come
 //! first: a restored snapshot may list thousands of instances that ended long ago, and those in use must be judged within
 //! seconds.
+//!
+//! The instances of a dark site may be many more than those of the own one, and matter only when those are gone. So they
+//! are dialled at a rate that is bounded for all of them together.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,6 +26,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// The maximum number of instances that are dialled at the same moment; further ones are spread.
 const AT_ONCE: usize = 64;
 
+/// The maximum number of dials a second of instances of dark sites.
+const DARK_PER_SECOND: u32 = 200;
+
 /// An instance of a service.
 pub(super) type Key = (String, InstanceKey);
 
@@ -33,6 +39,8 @@ struct Schedule {
     /// The pause before its next dial if it failed and is not used.
     resting: Option<Duration>,
     used: bool,
+    /// Its site is dark.
+    dark: bool,
 }
 
 /// The instances to dial.
@@ -40,6 +48,8 @@ struct Schedule {
 pub(super) struct Dials {
     schedules: HashMap<String, HashMap<InstanceKey, Schedule>>,
     due: Due,
+    /// The number of instances of dark sites.
+    dark: u32,
 }
 
 /// When each is due: those in use, and the others.
@@ -64,23 +74,28 @@ impl Dials {
     pub(super) fn follow(
         &mut self,
         service: &str,
-        doubts: &[Doubt],
+        doubts: &[&Doubt],
         now: Instant,
         mut spread: impl FnMut() -> f64,
     ) {
         let mut before = self.schedules.remove(service).unwrap_or_default();
         let mut after = HashMap::new();
+        self.dark -= dark(before.values());
         for doubt in doubts {
             let key = doubt.key();
             let resting = !doubt.held && doubt.failures > 0;
             // It has never answered, and may do so at any moment.
             let first = if doubt.cause == Cause::Newcomer { EVERY } else { LEFT_OUT };
+            let is_dark = doubt.cause == Cause::Dark;
+            let every = if is_dark { self.every_dark() } else { EVERY };
             let mut schedule = before.remove(&key).unwrap_or_else(|| {
                 let crowd = self.due.len() >= AT_ONCE;
-                let due = if crowd { now + EVERY.mul_f64(spread()) } else { now };
+                let due = if crowd { now + every.mul_f64(spread()) } else { now };
                 self.due.of(doubt.held).insert((due, (service.to_owned(), key.clone())));
-                Schedule { due: Some(due), resting: None, used: doubt.held }
+                Schedule { due: Some(due), resting: None, used: doubt.held, dark: is_dark }
             });
+            schedule.dark = is_dark;
+            self.dark += u32::from(is_dark && !after.contains_key(&key));
             schedule.resting = resting.then(|| schedule.resting.unwrap_or(first));
             if schedule.used != doubt.held {
                 if let Some(due) = schedule.due {
@@ -100,6 +115,11 @@ impl Dials {
         if !after.is_empty() {
             self.schedules.insert(service.to_owned(), after);
         }
+    }
+
+    /// From one dial to the next of an instance of a dark site.
+    fn every_dark(&self) -> Duration {
+        EVERY.max(EVERY * self.dark / DARK_PER_SECOND)
     }
 
     /// When the next dial is due.
@@ -122,11 +142,13 @@ impl Dials {
 
     /// Ends a dial that began at `started`, after [`Dials::follow`] was called with its result.
     pub(super) fn done(&mut self, key: Key, started: Instant, now: Instant) {
+        let every_dark = self.every_dark();
         let Some(schedule) = self.schedule(&key) else { return };
         if schedule.due.is_some() {
             return;
         }
-        let pause = schedule.resting.unwrap_or(EVERY);
+        let every = if schedule.dark { every_dark } else { EVERY };
+        let pause = schedule.resting.unwrap_or(every).max(every);
         schedule.resting = schedule.resting.map(|pause| (pause * 2).min(MAX_PAUSE));
         let due = (started + pause).max(now);
         schedule.due = Some(due);
@@ -139,10 +161,54 @@ impl Dials {
     }
 }
 
+/// How many of these are of dark sites.
+fn dark<'a>(schedules: impl Iterator<Item = &'a Schedule>) -> u32 {
+    schedules.map(|it| u32::from(it.dark)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{discovery::doubtful, model::Moment};
+
+    impl Dials {
+        /// As [`Dials::follow`], of doubts that the test owns.
+        fn follow_all(&mut self, service: &str, doubts: &[Doubt], now: Instant, spread: impl FnMut() -> f64) {
+            self.follow(service, &doubts.iter().collect::<Vec<_>>(), now, spread);
+        }
+    }
+
+    #[test]
+    fn those_of_dark_sites_are_dialled_at_a_bounded_rate() {
+        let (mut dials, mut now) = (Dials::default(), Instant::now());
+        let mut n = 0_u32;
+        for service in 0..100 {
+            let dark: Vec<_> = (0..100).map(|id| doubtful(id, Cause::Dark, Moment(1))).collect();
+            dials.follow_all(&format!("s{service}"), &dark, now, || {
+                n += 7;
+                f64::from(n % 1_000) / 1_000.0
+            });
+        }
+        dials.follow_all("own", &doubts(0..1), now, || 0.0);
+        let (mut all, mut own) = (0, 0);
+        for _ in 0..200 {
+            now += EVERY;
+            for key in drain(&mut dials, now) {
+                if key.0 == "own" {
+                    own += 1
+                } else {
+                    all += 1
+                }
+                dials.done(key, now, now);
+            }
+        }
+        assert_eq!(own, 200, "the others do not wait for them");
+        assert!((30_000..=45_000).contains(&all), "{all}");
+        for service in 0..100 {
+            dials.follow_all(&format!("s{service}"), &[], now, || 0.0);
+        }
+        assert_eq!(dials.dark, 0);
+    }
 
     fn doubts(range: std::ops::Range<usize>) -> Vec<Doubt> {
         range.map(|id| doubtful(id, Cause::Missing, Moment(1))).collect()
@@ -155,18 +221,18 @@ mod tests {
     #[test]
     fn few_are_dialled_at_once_and_then_every_second() {
         let (mut dials, now) = (Dials::default(), Instant::now());
-        dials.follow("web", &doubts(0..3), now, || 0.5);
+        dials.follow_all("web", &doubts(0..3), now, || 0.5);
         let first = drain(&mut dials, now);
         assert_eq!(first.len(), 3);
         assert_eq!(dials.next_due(), None, "none twice at a time");
-        dials.follow("web", &doubts(0..3), now, || 0.5);
+        dials.follow_all("web", &doubts(0..3), now, || 0.5);
         for key in first {
             dials.done(key, now, now + Duration::from_millis(300));
         }
         assert_eq!(dials.next_due(), Some(now + EVERY));
-        dials.follow("web", &doubts(1..2), now, || 0.5);
+        dials.follow_all("web", &doubts(1..2), now, || 0.5);
         assert_eq!(drain(&mut dials, now + EVERY).len(), 1, "the others are no longer in doubt");
-        dials.follow("web", &[], now, || 0.5);
+        dials.follow_all("web", &[], now, || 0.5);
         assert_eq!(dials.next_due(), None);
     }
 
@@ -174,7 +240,7 @@ mod tests {
     fn thousands_are_spread_over_the_second() {
         let (mut dials, now) = (Dials::default(), Instant::now());
         let mut n = 0_u32;
-        dials.follow("web", &doubts(0..5_000), now, || {
+        dials.follow_all("web", &doubts(0..5_000), now, || {
             n += 1;
             f64::from(n % 1_000) / 1_000.0
         });
@@ -199,7 +265,7 @@ mod tests {
     fn pauses(dials: &mut Dials, doubts: &[Doubt], now: &mut Instant, times: usize) -> Vec<u64> {
         let mut pauses = Vec::new();
         for _ in 0..times {
-            dials.follow("web", doubts, *now, || 0.0);
+            dials.follow_all("web", doubts, *now, || 0.0);
             let key = dials.pop(*now).unwrap();
             dials.done(key, *now, *now);
             let next = dials.next_due().unwrap();
@@ -221,16 +287,16 @@ mod tests {
     fn those_in_use_are_dialled_before_all_others() {
         let (mut dials, now) = (Dials::default(), Instant::now());
         let new = |id| Doubt { held: false, ..doubtful(id, Cause::Newcomer, Moment(1)) };
-        dials.follow("web", &(10..60).map(new).collect::<Vec<_>>(), now, || 0.0);
-        dials.follow("shop", &doubts(0..3), now + EVERY, || 0.0);
+        dials.follow_all("web", &(10..60).map(new).collect::<Vec<_>>(), now, || 0.0);
+        dials.follow_all("shop", &doubts(0..3), now + EVERY, || 0.0);
         let first: Vec<_> = drain(&mut dials, now + EVERY).into_iter().take(3).map(|it| it.0).collect();
         assert_eq!(first, ["shop", "shop", "shop"]);
         // One that comes to be left out, and one that answers, change their places in the line.
         let (mut dials, mut both) = (Dials::default(), doubts(0..2));
         both[1].held = false;
-        dials.follow("web", &both, now, || 0.0);
+        dials.follow_all("web", &both, now, || 0.0);
         (both[0].held, both[1].held) = (false, true);
-        dials.follow("web", &both, now, || 0.0);
+        dials.follow_all("web", &both, now, || 0.0);
         let keys: Vec<_> = drain(&mut dials, now).into_iter().map(|it| it.1).collect();
         assert_eq!(keys, [both[1].key(), both[0].key()]);
     }

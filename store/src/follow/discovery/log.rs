@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     discovery::{Entry, Fate, InstanceKey, Judgement, Standing, unused},
     handle::Handle,
+    model::Name,
 };
 
 /// Changes of one service at once that are logged one by one.
@@ -39,6 +40,16 @@ impl Log {
         }
         if !more.is_empty() {
             tracing::warn!(service, more = more.len(), "more instances changed at the same time");
+        }
+    }
+
+    /// Logs what became of the instances that another site tells of. That a site is dark is logged once, for all of them.
+    pub(super) fn told(&self, service: &str, site: &Name, judged: &Judgement) {
+        let told = judged.fates.iter().filter(|(_, it)| !matches!(it, Fate::Doubted | Fate::Cleared));
+        for (key, fate) in told.take(ONE_BY_ONE) {
+            let doubt = judged.entry.doubts.iter().find(|it| it.is_of(key));
+            let dial = doubt.map(|it| it.dialled.clone()).unwrap_or_default();
+            tracing::info!(service, %site, instance = %key, dial, "instance {fate}");
         }
     }
 

@@ -200,13 +200,13 @@ struct Registry {
     services: std::sync::Mutex<BTreeMap<String, Indexed<Vec<Endpoint>>>>,
     /// The index of the catalog.
     index: std::sync::atomic::AtomicU64,
-    sender: tokio::sync::mpsc::Sender<ServiceChange>,
-    changes: std::sync::Mutex<Option<tokio::sync::mpsc::Receiver<ServiceChange>>>,
+    sender: mpsc::Sender<ServiceChange>,
+    changes: std::sync::Mutex<Option<mpsc::Receiver<ServiceChange>>>,
 }
 
 impl Registry {
     async fn new() -> Arc<Self> {
-        let (sender, changes) = tokio::sync::mpsc::channel(64);
+        let (sender, changes) = mpsc::channel(64);
         let inner = Embedded::in_memory(Default::default()).await;
         let changes = std::sync::Mutex::new(Some(changes));
         Arc::new(Self { inner, services: Default::default(), index: 1.into(), sender, changes })
@@ -246,7 +246,7 @@ impl engine::Engine for Registry {
         let services = self.services.lock().unwrap();
         Ok(services.get(service).cloned().unwrap_or(Indexed { index: Index(1), value: vec![] }))
     }
-    fn watch(self: Arc<Self>, _: engine::ServicesInUse) -> tokio::sync::mpsc::Receiver<ServiceChange> {
+    fn watch(self: Arc<Self>, _: engine::ServicesInUse) -> mpsc::Receiver<ServiceChange> {
         self.changes.lock().unwrap().take().unwrap()
     }
     async fn kv_get(
