@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     api::{
-        CnameToSet, OrderWithoutEffect, Status, StatusQuery, StillRegistered, SwitchInForce, TargetStatus,
-        VantageStatus,
+        CnameToSet, OrderWithoutEffect, OtherSite, Status, StatusQuery, StillRegistered, SwitchInForce,
+        TargetStatus, VantageStatus,
     },
     auth::Right,
     control::SeenSite,

@@ -10,9 +10,8 @@ use store::{
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    OtherSite,
-    DomainStatus, DrainView, OrderWithoutEffect, PendingToken, ServiceStatus, StillRegistered, SwitchInForce,
-    schema,
+    DomainStatus, DrainView, OrderWithoutEffect, OtherSite, PendingToken, ServiceStatus, StillRegistered,
+    SwitchInForce, schema,
 };
 
 /// What to show of the status.

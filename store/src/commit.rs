@@ -18,6 +18,7 @@ pub mod copy;
 mod difference;
 mod effect;
 pub mod history;
+mod lineage;
 mod plan;
 mod shards;
 mod values;

@@ -497,7 +497,8 @@ fn orders(status: &Status, found: &mut Found) {
 
 fn sites(status: &Status, found: &mut Found) {
     for site in &status.sites {
-        let heard = site.heard.map_or_else(|| "it never has".to_owned(), |ago| format!("the last time {ago} ago"));
+        let heard =
+            site.heard.map_or_else(|| "it never has".to_owned(), |ago| format!("the last time {ago} ago"));
         if let Some(error) = site.error.as_ref().filter(|_| site.heard.is_none_or(|ago| ago.0 > MAY_LAG)) {
             let home = if site.home { ", the home, where documents are committed" } else { "" };
             let text = format!("the site {}{home} does not answer ({heard}): {error}", site.site);
@@ -510,8 +511,7 @@ fn sites(status: &Status, found: &mut Found) {
         if pending && site.generation.is_some() {
             let has = site.generation.unwrap_or_default();
             let orders = if site.same_orders { "" } else { " and other orders" };
-            let text =
-                format!("pending: the site {} had generation {has}{orders} ({heard})", site.site);
+            let text = format!("pending: the site {} had generation {has}{orders} ({heard})", site.site);
             found.note("site_pending", &site.site, text);
         }
     }

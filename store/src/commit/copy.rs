@@ -12,16 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Head, MAX_PART, Plan, ReadError, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
-    difference::compare, digest, history, parse, prefix_of, read_content,
+    difference::compare, digest, history, lineage, parse, prefix_of, read_content,
 };
 use crate::{
     engine::Engine,
     keys,
     model::{Generation, Kind, World},
 };
-
-/// How many epochs a head remembers.
-const MAX_LINEAGE: usize = 64;
 
 /// A configuration without the content of its shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +89,7 @@ impl HeadCopy {
     /// loses commits.
     #[must_use]
     pub fn contains(&self, other: Generation) -> bool {
-        contains(&self.0, other)
+        lineage::contains(&self.0, other)
     }
 
     /// The shards that a configuration does not have yet.
@@ -123,36 +120,8 @@ impl Stored {
     /// As [`HeadCopy::contains`].
     #[must_use]
     pub fn contains(&self, other: Generation) -> bool {
-        contains(&self.head, other)
+        lineage::contains(&self.head, other)
     }
-}
-
-fn contains(head: &Head, other: Generation) -> bool {
-    if other == Generation::default() {
-        return true;
-    }
-    let founded_on = head.lineage.iter().rev().find(|base| is_of_one_home(**base, other));
-    match founded_on {
-        Some(base) => other.number <= base.number,
-        None => is_of_one_home(head.generation, other) && other.number <= head.generation.number,
-    }
-}
-
-/// True if two generations were given out by one engine in one epoch. The epoch of an engine gets a site when that is connected
-/// to other sites.
-fn is_of_one_home(a: Generation, b: Generation) -> bool {
-    a.epoch == b.epoch && (a.site == b.site || a.site.is_empty() || b.site.is_empty())
-}
-
-/// The lineage of an epoch that is founded on this configuration.
-pub(super) fn lineage_on(current: &Stored) -> Vec<Generation> {
-    let mut lineage = current.head.lineage.clone();
-    if current.generation() > Generation::default() {
-        lineage.push(current.generation());
-    }
-    let excess = lineage.len().saturating_sub(MAX_LINEAGE);
-    lineage.drain(..excess);
-    lineage
 }
 
 /// Reads what another site copies first; `None` if there is no configuration.

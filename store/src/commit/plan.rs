@@ -9,10 +9,9 @@ use bytes::Bytes;
 
 use super::{
     Head, STORED_VERSION, Stored,
-    copy::lineage_on,
     difference::{Difference, DifferenceKind, compare, compare_these},
     effect::active,
-    history, shards,
+    history, lineage, shards,
 };
 use crate::{
     engine::Index,
@@ -513,7 +512,7 @@ fn commit_of(
     let (shards, written) = shards::after(current, changed, &plan.world, generation);
     let before = current.generation();
     let founds = generation.epoch > before.epoch;
-    let lineage = if founds { lineage_on(current) } else { current.head.lineage.clone() };
+    let lineage = if founds { lineage::on(current) } else { current.head.lineage.clone() };
     let head = Head { v: STORED_VERSION, generation, shards, restored_over, lineage, at: Some(now), undo };
     (head, parts.into_iter().flatten().chain(written).collect())
 }
