@@ -34,7 +34,8 @@ pub use problem::Problem;
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
 pub use sites::{
-    ExchangeAnswer, ExchangeQuery, OtherSite, ShardsAnswer, ShardsQuery, SiteIdentity, SiteState,
+    ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, JoinOrder, Joined,
+    LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery, SiteIdentity, SiteState,
     SiteVerdictsAnswer,
 };
 pub use status::{

@@ -31,7 +31,12 @@ mod testing;
 mod tokens;
 mod work;
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use store::{
     commit::{Basis, Stored},
@@ -77,6 +82,8 @@ pub struct Config {
     pub linger: Option<Span>,
     /// How much of past configurations is kept.
     pub history: store::commit::history::Limits,
+    /// This site joins others, so it does not make itself the home.
+    pub joins: bool,
     /// The folder for configurations that were replaced by one which does not contain them; absent: they are not kept.
     pub lost: Option<PathBuf>,
     /// The engine is in this process, so our own tokens guard its registry.
@@ -95,6 +102,7 @@ impl Config {
             hook_deadline: Duration::from_secs(10),
             linger: None,
             history: store::commit::history::Limits::default(),
+            joins: false,
             lost: None,
             own_engine: false,
         }
@@ -165,6 +173,8 @@ struct Shared {
     evidence: watch::Sender<Arc<drains::Evidence>>,
     adoption: adoption::Company,
     sites: SeenSites,
+    /// The documents of this site may be replaced by those of the home.
+    take_home: AtomicBool,
     /// The configuration that was copied last, so that a copy reads only what has changed.
     copied: tokio::sync::Mutex<Option<Stored>>,
     /// The services that have a drained instance.
@@ -206,6 +216,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         evidence: watch::Sender::new(Arc::default()),
         adoption: adoption::Company::new(),
         sites: SeenSites::default(),
+        take_home: AtomicBool::new(false),
         copied: tokio::sync::Mutex::default(),
     });
     let (intake, reports) = intake::channel();

@@ -81,6 +81,24 @@ fn configuration() -> Vec<Route<Admin>> {
             "Replaces every document by those of a backup, under a higher epoch.",
             documents::restore,
         ),
+        post(
+            "/v1/promote",
+            Needs::Restore,
+            "Makes this site the home, where documents are committed. Refused while the present home answers, unless forced.",
+            sites::promote,
+        ),
+        post(
+            "/v1/join",
+            Needs::Restore,
+            "Joins the sites of `[control] join` although this one has other documents, which are replaced.",
+            sites::join,
+        ),
+        get(
+            "/v1/lost",
+            Needs::Restore,
+            "The configurations that were replaced by one which does not contain them.",
+            sites::lost,
+        ),
         get("/v1/audit", Needs::Read, "The record of writes, newest first.", documents::audit),
     ]
 }
@@ -136,6 +154,12 @@ fn between_sites() -> Vec<Route<Admin>> {
             sites::exchange,
         ),
         post("/v1/sites/shards", Needs::Site, "Shards of this site's configuration.", sites::shards),
+        post(
+            "/v1/sites/change",
+            Needs::Site,
+            "A change of documents that another site passes on to the home.",
+            sites::change,
+        ),
         get(
             "/v1/sites/verdicts",
             Needs::Site,

@@ -1,15 +1,17 @@
 //! What the controls of sites answer one another.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use store::{
     commit::copy::{HeadCopy, ShardCopy, ShardRef},
     health_state::SiteVerdicts,
-    model::{Generation, Name, Span},
+    model::{Authority, DocumentId, Generation, Name, Span},
     orders::OrderRecord,
 };
 use utoipa::ToSchema;
 
-use super::{exchange::Version, schema};
+use super::{Applied, Apply, MadeToken, NewToken, Problem, exchange::Version, schema};
 
 /// Which control answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -118,4 +120,107 @@ pub struct OtherSite {
     /// Why what it told is not taken; absent if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+}
+
+/// A change of documents that a control passes on to the home.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ChangeAtHome {
+    /// The version of the exchange between sites.
+    #[schema(value_type = u32)]
+    pub v: Version,
+    /// Who asked for it at the other site: the name of a token, or `local`.
+    pub by: String,
+    /// What an override is worth that this caller orders.
+    #[schema(value_type = String)]
+    pub authority: Authority,
+    /// True if this caller may change tokens.
+    pub may_change_tokens: bool,
+    /// The change.
+    pub change: HomeChange,
+}
+
+/// What is to be changed at the home.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HomeChange {
+    /// Documents are applied.
+    Apply(Apply),
+    /// A document is deleted.
+    Delete {
+        /// Its kind and name.
+        #[schema(value_type = Object)]
+        id: DocumentId,
+        /// Also if that locks out a node.
+        force: bool,
+    },
+    /// A token is made.
+    Token(NewToken),
+    /// Everything is replaced by a backup.
+    Restore {
+        /// The backup.
+        backup: String,
+        /// Also if that locks out a node.
+        force: bool,
+    },
+}
+
+/// What the home answers.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HomeAnswer {
+    /// What an apply, a deletion or a restore changed.
+    Applied(Applied),
+    /// The token that was made.
+    Token(MadeToken),
+    /// It was refused, with the status of HTTP that its caller gets.
+    Refused {
+        /// The status.
+        status: u16,
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// The order to make this site the home.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Promotion {
+    /// Also while the present home still answers.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A site that became the home.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Promoted {
+    /// The first generation of its epoch.
+    #[schema(value_type = schema::Generation)]
+    pub generation: Generation,
+    /// The sites that could not be asked, and why: what they have committed or were promoted to meanwhile is not known.
+    pub not_asked: BTreeMap<String, String>,
+}
+
+/// A configuration that was replaced by one which does not contain it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LostConfiguration {
+    /// The file on the node of this control.
+    pub file: String,
+    /// Its content: a backup.
+    pub text: String,
+}
+
+/// The order to join other sites although this one has documents of its own.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinOrder {
+    /// Replace the documents of this site by those of the home.
+    pub take_home: bool,
+}
+
+/// A site that has joined others.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Joined {
+    /// The generation that it has now.
+    #[schema(value_type = schema::Generation)]
+    pub generation: Generation,
 }

@@ -25,7 +25,7 @@ use store::{
 use uuid::Uuid;
 
 use super::{
-    ControlHandle, Refusal, Refused, Shared,
+    Config, ControlHandle, Refusal, Refused, Shared,
     bearers::{self, Lockout, TokenChange},
 };
 use crate::api::{Applied, Apply, DocumentChange, FileText, StoredDocument};
@@ -49,11 +49,12 @@ pub struct Requester<'a> {
 }
 
 impl Requester<'_> {
-    fn author<'a>(&'a self, site: &Name, applied: bool) -> Author<'a> {
-        Author { authority: self.authority, by: self.name, site: SiteTag::of(site), applied }
+    fn author<'a>(&'a self, config: &Config, applied: bool) -> Author<'a> {
+        let (site, founds) = (SiteTag::of(&config.site), !config.joins);
+        Author { authority: self.authority, by: self.name, site, founds, applied }
     }
 
-    fn entry(&self, at: model::Moment, what: String) -> AuditEntry {
+    pub(super) fn entry(&self, at: model::Moment, what: String) -> AuditEntry {
         AuditEntry { at, who: self.name.to_owned(), what, generation: None }
     }
 }
@@ -64,6 +65,14 @@ pub enum ChangeError {
     /// The documents have errors; nothing was changed.
     #[error("the documents have {} errors", .0.len())]
     Input(Vec<InputError>),
+    /// Documents are committed at another site only.
+    #[error("{text}")]
+    AwayFromHome {
+        /// The home.
+        home: SiteTag,
+        /// For people.
+        text: String,
+    },
     /// The change concerns tokens, which this requester may not change.
     #[error("this requester may not change tokens")]
     TokensDenied,
@@ -155,16 +164,17 @@ fn refuse_away_from_home(shared: &Shared, stored: &Stored, plan: &Plan) -> Resul
         let urls: Vec<String> = site.control.as_ref()?.urls.iter().map(ToString::to_string).collect();
         Some(urls.join(" or "))
     });
-    Err(ChangeError::conflict(format!(
+    let text = format!(
         "documents are committed at the home, the site {home}, and this is {}: send them to {}; overrides and switches are \
          taken here too",
         shared.config.site,
         urls.unwrap_or_else(|| "a control there".to_owned())
-    )))
+    );
+    Err(ChangeError::AwayFromHome { home, text })
 }
 
 /// Waits until this node runs a generation, so that a new token works here when the command that made it returns.
-async fn wait_until_followed(shared: &Shared, generation: Generation) {
+pub(super) async fn wait_until_followed(shared: &Shared, generation: Generation) {
     let mut snapshots = shared.handle.snapshots();
     let followed =
         snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.generation >= generation));
@@ -206,7 +216,7 @@ pub(super) async fn commit_with(
         let changes = changes(&stored);
         let places = places(&changes);
         let services = without_uuid(&changes);
-        let planned = basis.plan(changes, now, by.author(&shared.config.site, applied))?;
+        let planned = basis.plan(changes, now, by.author(&shared.config, applied))?;
         let before = basis.world();
         // Others may plan while this is written; the one that comes second plans again.
         drop(basis);
@@ -270,7 +280,7 @@ impl ControlHandle {
     pub async fn compare(&self, by: Requester<'_>, wanted: &Apply) -> Result<Applied, ChangeError> {
         let documents = parse(&wanted.files)?;
         let stored = self.stored().await?;
-        let author = by.author(&self.shared.config.site, !wanted.order);
+        let author = by.author(&self.shared.config, !wanted.order);
         Ok(comparison(&stored, &documents, wanted.prune, self.shared.handle.now(), author)?)
     }
 
@@ -314,7 +324,7 @@ impl ControlHandle {
         let (mut conflicts, mut stored) = (0, stored);
         loop {
             let now = shared.handle.now();
-            let author = by.author(&shared.config.site, false);
+            let author = by.author(&shared.config, false);
             let plan = match commit::plan_switch(&stored, &domain, to, now, author) {
                 None => return Err(ChangeError::wrong(format!("{id} has no policy of type blue_green"))),
                 Some(Planned::Unchanged(generation)) => {
@@ -351,7 +361,8 @@ impl ControlHandle {
         let stored = commit::read_for_restore(shared.engine.as_ref()).await?;
         let now = shared.handle.now();
         let plan =
-            commit::plan_restore(&stored, generation, documents, now, by.author(&shared.config.site, true))?;
+            commit::plan_restore(&stored, generation, documents, now, by.author(&shared.config, true))?;
+        refuse_away_from_home(shared, &stored, &plan)?;
         if lockout == Lockout::Refused {
             refuse_lockout(shared, &stored, &plan).await?;
         }

@@ -10,7 +10,9 @@
 //! ```
 
 mod copy;
+mod join;
 pub(super) mod lost;
+mod promote;
 mod pull;
 mod seen;
 

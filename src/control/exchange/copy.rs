@@ -1,15 +1,19 @@
 //! Takes what another site told: orders first, because they are small and urgent, then the configuration.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use store::{
     commit::{
-        self, AuditEntry, CommitError, Stored,
+        self, AuditEntry, CommitError, Difference, DifferenceKind, Stored,
         copy::{CopyError, HeadCopy, ShardCopy, ShardRef, plan_copy},
     },
     engine::{KvOp, TxnOutcome},
     keys,
-    model::Name,
+    model::{Generation, Name},
     orders::{MAX_AT_ONCE, MAX_ORDERS, MAX_RECORD, Order, OrderRecord, OrderTarget, Orders},
 };
 
@@ -26,6 +30,8 @@ const PATH: &str = "/v1/sites/shards";
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The most octets of an answer: text in JSON may be longer than its content, by escapes.
 const MAX_ANSWER: usize = 4 * MAX_SHARDS;
+/// How many differences are listed.
+const MAX_LISTED: usize = 20;
 /// Writes of others that a write gives way to before it fails.
 const TRIES: usize = 5;
 
@@ -166,6 +172,8 @@ async fn take_configuration(
             CopyError::Shard { .. } => failed(error),
             other => NotTaken::Refused(other.to_string()),
         })?;
+        let takes_home = shared.take_home.load(Ordering::Relaxed);
+        refuse_foreign(&head, &current, plan.differences(), takes_home)?;
         keep_what_is_lost(shared, &head, &current).await?;
         let entry = AuditEntry {
             at: shared.handle.now(),
@@ -188,6 +196,50 @@ async fn take_configuration(
         }
     }
     Err(failed("the configuration is changed by others all the time"))
+}
+
+/// Refuses a configuration that has nothing to do with the present one, unless a person has said that it may be replaced.
+fn refuse_foreign(
+    head: &HeadCopy,
+    current: &Stored,
+    differences: &[Difference],
+    takes_home: bool,
+) -> Result<(), NotTaken> {
+    let (present, offered) = (current.generation(), head.generation());
+    if takes_home || present == Generation::default() {
+        return Ok(());
+    }
+    if present.site.is_empty() {
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let listed: Vec<String> = differences.iter().take(MAX_LISTED).map(describe_difference).collect();
+        let more = match differences.len().saturating_sub(MAX_LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        return Err(NotTaken::Refused(format!(
+            "this site has documents of its own, which differ from those of generation {offered}: {}{more}; make them equal, or \
+             replace them by those of the home with `waypost join --take-home`",
+            listed.join("; ")
+        )));
+    }
+    if !head.is_related_to(current) {
+        return Err(NotTaken::Refused(format!(
+            "two homes: generation {offered} there and {present} here come from different configurations; one of the sites has \
+             to join the other (`[control] join`)"
+        )));
+    }
+    Ok(())
+}
+
+fn describe_difference(difference: &Difference) -> String {
+    let id = &difference.id;
+    match &difference.kind {
+        DifferenceKind::Added => format!("{id} is missing here"),
+        DifferenceKind::Removed => format!("{id} is only here"),
+        DifferenceKind::Changed { fields } => format!("{id} differs ({})", fields.join(", ")),
+    }
 }
 
 /// Fetches shards, as many at once as an answer may hold.

@@ -10,7 +10,10 @@ use store::{
 };
 use tokio::task::JoinSet;
 
-use super::copy::{self, NotTaken};
+use super::{
+    copy::{self, NotTaken},
+    join,
+};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, SiteState, exchange::Version},
     control::{ControlHandle, Shared},
@@ -27,12 +30,16 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 impl ControlHandle {
-    /// Takes part in the exchange between sites until this future is dropped.
-    pub async fn follow_sites(self, peers: Peers) {
+    /// Takes part in the exchange between sites until this future is dropped. A site that is new asks the control that it
+    /// `joins`.
+    pub async fn follow_sites(self, peers: Peers, joins: Option<Peer>) {
         let mut snapshots = self.shared.handle.snapshots();
         let mut following: BTreeMap<Name, tokio::task::AbortHandle> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(adopt_verdicts(self.clone(), peers.clone()));
+        if let Some(peer) = joins {
+            tasks.spawn(join::follow(self.clone(), peer));
+        }
         loop {
             let sites: Vec<Name> = peers.all().iter().filter_map(|it| it.site().cloned()).collect();
             following.retain(|site, task| {
@@ -91,7 +98,7 @@ async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
 }
 
 /// One question, and what follows from its answer.
-async fn ask(
+pub(super) async fn ask(
     shared: &Arc<Shared>,
     peer: &Peer,
     site: &Name,

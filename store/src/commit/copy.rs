@@ -61,12 +61,12 @@ pub enum CopyError {
         found: u32,
     },
     /// It is not newer than what is here.
-    #[error("generation {offered} is older than {present}, which is here")]
+    #[error("generation {offered} is not newer than {present}, which is here")]
     Older {
-        /// What was offered.
-        offered: Generation,
-        /// What is here.
-        present: Generation,
+        /// The generation that was offered.
+        offered: String,
+        /// The one that is here.
+        present: String,
     },
     /// A shard is missing or wrong.
     #[error("shard {shard}: {reason}")]
@@ -90,6 +90,12 @@ impl HeadCopy {
     #[must_use]
     pub fn contains(&self, other: Generation) -> bool {
         lineage::contains(&self.0, other)
+    }
+
+    /// True if a configuration and this one have a commit in common.
+    #[must_use]
+    pub fn is_related_to(&self, current: &Stored) -> bool {
+        lineage::are_related(&self.0, &current.head)
     }
 
     /// The shards that a configuration does not have yet.
@@ -164,7 +170,8 @@ pub fn plan_copy(current: &Stored, copy: HeadCopy, shards: Vec<ShardCopy>) -> Re
         return Err(CopyError::Newer { found: head.v });
     }
     if head.generation <= current.generation() {
-        return Err(CopyError::Older { offered: head.generation, present: current.generation() });
+        let (offered, present) = (head.generation.to_string(), current.generation().to_string());
+        return Err(CopyError::Older { offered, present });
     }
     let wrong = |id: &ShardId, reason: String| CopyError::Shard { shard: id.0.clone(), reason };
     let mut contents: BTreeMap<ShardId, String> =

@@ -21,6 +21,14 @@ pub(super) fn contains(head: &Head, other: Generation) -> bool {
     }
 }
 
+/// True if two heads have a commit in common.
+pub(super) fn are_related(a: &Head, b: &Head) -> bool {
+    let epochs =
+        |head: &Head| -> Vec<Generation> { head.lineage.iter().copied().chain([head.generation]).collect() };
+    let of_b = epochs(b);
+    epochs(a).into_iter().any(|one| of_b.iter().any(|other| is_of_one_home(one, *other)))
+}
+
 /// True if two generations were given out by one engine in one epoch. The epoch of an engine gets a site when that is connected
 /// to other sites.
 fn is_of_one_home(a: Generation, b: Generation) -> bool {

@@ -41,6 +41,8 @@ pub struct Author<'a> {
     pub by: &'a str,
     /// The site of the control; empty where it is not known, and then orders name none.
     pub site: SiteTag,
+    /// Its site becomes the home when the documents first name the control of a site.
+    pub founds: bool,
     /// The overrides that it orders come from a file, so that a pruning apply may end them.
     pub applied: bool,
 }
@@ -172,7 +174,7 @@ pub(super) fn plan_over(
     };
     match world {
         Ok(world) if errors.is_empty() => {
-            let next = next(current, &world, author.site);
+            let next = next(current, &world, author);
             let differences = compare_these(current, &world, touched);
             let over = current.head.restored_over;
             let plan = planned(current, world, differences, (next, now), over, author);
@@ -209,7 +211,7 @@ pub fn plan_restore(
     let before = current.generation();
     let generation = Generation {
         epoch: before.epoch.max(backup.epoch) + 1,
-        site: home(before, &world, author.site),
+        site: home(before, &world, author),
         number: before.number.max(backup.number) + 1,
     };
     let differences = compare(current, &world, |_| true);
@@ -279,16 +281,16 @@ pub fn plan_switch(
 }
 
 /// The generation after the present one.
-fn next(current: &Stored, world: &World, site: SiteTag) -> Generation {
+fn next(current: &Stored, world: &World, author: Author<'_>) -> Generation {
     let before = current.generation();
-    Generation { epoch: before.epoch.max(1), site: home(before, world, site), number: before.number + 1 }
+    Generation { epoch: before.epoch.max(1), site: home(before, world, author), number: before.number + 1 }
 }
 
 /// The home after a commit. An engine becomes the home when its documents first name the control of a site: until then it is
 /// connected to no other.
-fn home(before: Generation, world: &World, site: SiteTag) -> SiteTag {
+fn home(before: Generation, world: &World, author: Author<'_>) -> SiteTag {
     let connected = || world.sites().any(|it| it.control.is_some());
-    if before.site.is_empty() && connected() { site } else { before.site }
+    if before.site.is_empty() && author.founds && connected() { author.site } else { before.site }
 }
 
 /// Orders beyond their bounds.
