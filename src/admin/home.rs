@@ -1,11 +1,17 @@
-//! Changes of documents, which the home commits: carried out here if this is the home, and passed on to it otherwise.
+//! The home, where documents are committed: changes are carried out here if this is the home and passed on to it otherwise;
+//! which site is the home is ordered here.
 
-use axum::http::StatusCode;
 use std::time::Duration;
 
-use super::{Admin, Caller, Problem};
+use axum::{Json, extract::State, http::StatusCode};
+
+use super::{Admin, Caller, JsonBody, Problem, describe::List};
 use crate::{
-    api::{self, Applied, ChangeAtHome, HomeAnswer, HomeChange, MadeToken, exchange::Version},
+    api::{
+        self, Applied, ChangeAtHome, HomeAnswer, HomeChange, JoinOrder, Joined, LostConfiguration, MadeToken,
+        Promoted, Promotion, exchange::Version,
+    },
+    auth::Right,
     control::{ChangeError, Lockout, Requester},
 };
 
@@ -101,4 +107,35 @@ impl Admin {
             }
         })
     }
+}
+
+/// Makes this site the home.
+pub(super) async fn promote(
+    State(admin): State<Admin>,
+    caller: Caller,
+    JsonBody(wanted): JsonBody<Promotion>,
+) -> Result<Json<Promoted>, Problem> {
+    caller.needs(Right::Restore)?;
+    let promoted = admin.control.promote(caller.requester(), &admin.peers, wanted).await;
+    promoted.map(Json).map_err(|error| caller.problem(error))
+}
+
+/// Joins other sites although this one has documents of its own.
+pub(super) async fn join(
+    State(admin): State<Admin>,
+    caller: Caller,
+    JsonBody(order): JsonBody<JoinOrder>,
+) -> Result<Json<Joined>, Problem> {
+    caller.needs(Right::Restore)?;
+    let joined = admin.control.join(&order).await;
+    joined.map(Json).map_err(|error| caller.problem(error))
+}
+
+/// The configurations that were replaced by one which does not contain them.
+pub(super) async fn lost(
+    State(admin): State<Admin>,
+    caller: Caller,
+) -> Result<List<LostConfiguration>, Problem> {
+    caller.needs(Right::Restore)?;
+    Ok(List(admin.control.lost_configurations().await))
 }

@@ -13,7 +13,7 @@ use super::{
     describe::{OpenApiText, Page},
     documents, drains, explain,
     health::{self, Health},
-    probing,
+    home, probing,
     route::{Needs, Route, delete, describe, get, post, router_of},
     simulate, sites, status, tokens,
 };
@@ -85,19 +85,19 @@ fn configuration() -> Vec<Route<Admin>> {
             "/v1/promote",
             Needs::Restore,
             "Makes this site the home, where documents are committed. Refused while the present home answers, unless forced.",
-            sites::promote,
+            home::promote,
         ),
         post(
             "/v1/join",
             Needs::Restore,
             "Joins the sites of `[control] join` although this one has other documents, which are replaced.",
-            sites::join,
+            home::join,
         ),
         get(
             "/v1/lost",
             Needs::Restore,
             "The configurations that were replaced by one which does not contain them.",
-            sites::lost,
+            home::lost,
         ),
         get("/v1/audit", Needs::Read, "The record of writes, newest first.", documents::audit),
     ]

@@ -11,13 +11,12 @@ use axum::{
 };
 use store::model::Name;
 
-use super::{Admin, Caller, JsonBody, Problem, describe::List};
+use super::{Admin, Caller, JsonBody, Problem};
 use crate::{
     api::{
-        ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, JoinOrder, Joined, LostConfiguration,
-        Promoted, Promotion, ShardsAnswer, ShardsQuery, SiteIdentity, SiteVerdictsAnswer,
+        ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, ShardsAnswer, ShardsQuery, SiteIdentity,
+        SiteVerdictsAnswer,
     },
-    auth::Right,
     certificate::clients::ClientCertificate,
     sites::{
         caller::{Refusal, Said, calling_site},
@@ -125,37 +124,6 @@ pub(super) async fn change(
     JsonBody(asked): JsonBody<ChangeAtHome>,
 ) -> Json<HomeAnswer> {
     Json(admin.change_for(site.as_str(), asked).await)
-}
-
-/// Makes this site the home.
-pub(super) async fn promote(
-    State(admin): State<Admin>,
-    caller: Caller,
-    JsonBody(wanted): JsonBody<Promotion>,
-) -> Result<Json<Promoted>, Problem> {
-    caller.needs(Right::Restore)?;
-    let promoted = admin.control.promote(caller.requester(), &admin.peers, wanted).await;
-    promoted.map(Json).map_err(|error| caller.problem(error))
-}
-
-/// Joins other sites although this one has documents of its own.
-pub(super) async fn join(
-    State(admin): State<Admin>,
-    caller: Caller,
-    JsonBody(order): JsonBody<JoinOrder>,
-) -> Result<Json<Joined>, Problem> {
-    caller.needs(Right::Restore)?;
-    let joined = admin.control.join(&order).await;
-    joined.map(Json).map_err(|error| caller.problem(error))
-}
-
-/// The configurations that were replaced by one which does not contain them.
-pub(super) async fn lost(
-    State(admin): State<Admin>,
-    caller: Caller,
-) -> Result<List<LostConfiguration>, Problem> {
-    caller.needs(Right::Restore)?;
-    Ok(List(admin.control.lost_configurations().await))
 }
 
 /// The verdicts with their history.

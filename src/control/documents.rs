@@ -200,6 +200,17 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Waits until this node runs the orders that are stored, so that `status` shows them when the command that gave one returns.
+async fn wait_until_obeyed(shared: &Shared) {
+    let Ok(orders) = commit::read_orders(shared.engine.as_ref()).await else { return };
+    let digest = orders.digest();
+    let mut snapshots = shared.handle.snapshots();
+    let obeyed =
+        snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.orders.digest == digest));
+    // The order is stored in any case, and this node follows it soon.
+    let _ = tokio::time::timeout(PUBLISH_TIMEOUT, obeyed).await;
+}
+
 /// Commits changes that are made from what is stored. They are made again if another commit came first.
 pub(super) async fn commit_with(
     shared: &Shared,
@@ -238,12 +249,16 @@ pub(super) async fn commit_with(
         if changes_tokens && lockout == Lockout::Refused {
             refuse_lockout(shared, &stored, &plan).await?;
         }
+        let changes_orders = differences.iter().any(|it| it.id.kind == Kind::Override);
         let entry = by.entry(now, format!("{verb}: {}", describe(&differences)));
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = by.name, changes = differences.len(), "committed");
                 if changes_tokens {
                     wait_until_followed(shared, generation).await;
+                }
+                if changes_orders {
+                    wait_until_obeyed(shared).await;
                 }
                 return Ok(Applied { warnings, ..plain(generation, differences, uuids) });
             }
@@ -335,7 +350,10 @@ impl ControlHandle {
             let differences = plan.differences().to_vec();
             let entry = by.entry(now, format!("switch: {}", describe(&differences)));
             match commit::commit(shared.engine.as_ref(), *plan, entry).await {
-                Ok(generation) => return Ok(plain(generation, differences, BTreeMap::new())),
+                Ok(generation) => {
+                    wait_until_obeyed(shared).await;
+                    return Ok(plain(generation, differences, BTreeMap::new()));
+                }
                 Err(CommitError::Conflict) if conflicts < MAX_CONFLICTS => conflicts += 1,
                 Err(error) => return Err(error.into()),
             }

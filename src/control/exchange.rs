@@ -9,6 +9,7 @@
 //! engine of bj ◀── control of bj ── "what has changed since …?" ──▶ control of sh ──▶ engine of sh
 //! ```
 
+mod ask;
 mod copy;
 mod join;
 pub(super) mod lost;

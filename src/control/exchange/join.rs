@@ -8,7 +8,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use store::model::Generation;
 
-use super::pull;
+use super::ask::ask;
 use crate::{
     api::{JoinOrder, Joined, SiteIdentity},
     control::{ChangeError, ControlHandle},
@@ -41,7 +41,7 @@ pub(super) async fn follow(control: ControlHandle, peer: Peer) {
         }
         let identity = peer.get::<SiteIdentity>("/v1/sites/identity", DEADLINE, MAX_ANSWER).await;
         let asked = match identity {
-            Ok(identity) => pull::ask(shared, &peer, &identity.site, None).await.map(drop),
+            Ok(identity) => ask(shared, &peer, &identity.site, None).await.map(drop),
             Err(error) => Err(error.to_string()),
         };
         let problem = asked.err();

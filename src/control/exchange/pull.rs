@@ -10,22 +10,13 @@ use store::{
 };
 use tokio::task::JoinSet;
 
-use super::{
-    copy::{self, NotTaken},
-    join,
-};
+use super::{ask::ask, join};
 use crate::{
-    api::{ExchangeAnswer, ExchangeQuery, SiteState, exchange::Version},
+    api::SiteState,
     control::{ControlHandle, Shared},
     sites::{Peer, Peers},
 };
 
-/// The path of the question.
-const PATH: &str = "/v1/sites/exchange";
-/// The longest that a site may take for an answer, its wait for news included.
-const DEADLINE: Duration = Duration::from_secs(3);
-/// The largest answer: two thousand orders and a head.
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// The shortest and the longest time between two calls of a site that does not answer.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
@@ -94,38 +85,6 @@ async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
                 retry.wait_after(&error).await;
             }
         }
-    }
-}
-
-/// One question, and what follows from its answer.
-pub(super) async fn ask(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    site: &Name,
-    last: Option<SiteState>,
-) -> Result<SiteState, String> {
-    let query = ExchangeQuery { v: Version, last };
-    let answer: ExchangeAnswer = match peer.call(PATH, &query, DEADLINE, MAX_ANSWER).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            let error = error.to_string();
-            shared.sites.change(site, |seen| seen.error = Some(error.clone()));
-            return Err(error);
-        }
-    };
-    let (now, state) = (shared.handle.now(), answer.state.clone());
-    shared.sites.change(site, |seen| {
-        (seen.state, seen.heard, seen.error) = (Some(state.clone()), Some(now), None);
-    });
-    let taken = copy::take(shared, peer, site, answer).await;
-    shared.sites.change(site, |seen| seen.refused = taken.as_ref().err().map(ToString::to_string));
-    match taken {
-        Ok(()) => Ok(state),
-        Err(error @ NotTaken::Refused(_)) => {
-            shared.metrics.exchange_refused.increment();
-            Err(error.to_string())
-        }
-        Err(error @ NotTaken::Failed(_)) => Err(error.to_string()),
     }
 }
 
