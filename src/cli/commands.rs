@@ -25,7 +25,7 @@ use super::{
 use crate::{
     api::{
         Applied, Apply, AuditRecord, Explanation, FileText, JoinOrder, Joined, LostConfiguration, Promoted,
-        Promotion, Simulation, Status, StoredDocument,
+        Promotion, Simulation, StoredDocument,
     },
     out,
 };
@@ -272,11 +272,8 @@ async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Fai
     let ask = async |client: &Client| {
         let document: StoredDocument = client.get(&path, &[]).await?;
         let none = || Failure::Wrong(format!("Domain {domain} has no policy of type blue_green"));
-        let written = active(&document).ok_or_else(none)?;
         // An earlier switch lies over the document.
-        let status: Status = client.get("/v1/status", &[("about", domain)]).await?;
-        let switched = status.switches.iter().find(|it| it.domain == document.id.name);
-        Ok(switched.and_then(|it| it.active.parse().ok()).unwrap_or(written))
+        document.active.or_else(|| active(&document)).ok_or_else(none)
     };
     let answers = servers.ask(ask, |_| ()).await;
     common_other_colour(&answers, domain).inspect_err(|_| {

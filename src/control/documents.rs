@@ -430,7 +430,8 @@ impl ControlHandle {
     /// # Errors
     /// When the stored documents cannot be read.
     pub async fn document(&self, id: &DocumentId) -> Result<Option<StoredDocument>, ReadError> {
-        Ok(self.stored().await?.get(id).map(kept))
+        let stored = self.stored().await?;
+        Ok(stored.get(id).map(|it| StoredDocument { active: stored.colour_of(id), ..kept(it) }))
     }
 
     /// The record of writes, newest first.
@@ -568,7 +569,7 @@ fn compared(
 
 fn kept(stored: &commit::Kept) -> StoredDocument {
     let (yaml, document) = (encode::yaml(&stored.document), encode::json(&stored.document));
-    StoredDocument { id: stored.document.id(), changed: stored.changed, yaml, document }
+    StoredDocument { id: stored.document.id(), changed: stored.changed, active: None, yaml, document }
 }
 
 fn yaml(mut documents: Vec<Arc<Document>>) -> String {

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use super::{
     Head, STORED_VERSION, Stored,
     difference::{Difference, DifferenceKind, compare, compare_these},
-    effect::active,
     history, lineage, shards,
 };
 use crate::{
@@ -253,12 +252,7 @@ pub fn plan_switch(
     author: Author<'_>,
 ) -> Option<Planned> {
     let id = DocumentId { kind: Kind::Domain, name: domain.to_string() };
-    let in_force = current.in_effect(now).world;
-    let colour = |document: &Document| match document {
-        Document::Domain(domain) => active(domain),
-        _ => None,
-    };
-    let active = colour(in_force.get(&id)?)?;
+    let active = current.colour_of(&id)?;
     let to = to.unwrap_or_else(|| active.other());
     if to == active {
         return Some(Planned::Unchanged(current.generation()));
