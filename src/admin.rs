@@ -10,6 +10,7 @@ mod documents;
 mod drains;
 mod explain;
 mod health;
+mod home;
 mod nodes;
 mod probing;
 mod problem;

@@ -131,6 +131,9 @@ async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
         }
         Command::Drain(drain) => drains::run(client, drain, json).await,
         Command::Audit => commands::audit(client, json).await,
+        Command::Join { take_home: _ } => commands::join(client, json).await,
+        Command::Promote { show_lost: true, .. } => commands::show_lost(client, json).await,
+        Command::Promote { force, show_lost: false } => commands::promote(client, force, json).await,
         Command::Backup { output } => commands::backup(client, &output, json).await,
         Command::Restore { file, force } => commands::restore(client, &file, force, json).await,
         Command::Apply { .. }

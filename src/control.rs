@@ -15,6 +15,7 @@ mod answers;
 mod bearers;
 mod documents;
 mod drains;
+mod exchange;
 mod history;
 mod intake;
 mod journal;
@@ -30,10 +31,15 @@ mod testing;
 mod tokens;
 mod work;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use store::{
-    commit::Basis,
+    commit::{Basis, Stored},
     engine::{Engine, EngineError},
     handle::{Following, Handle},
     health::{Batch, BatchReply, Work},
@@ -46,6 +52,7 @@ use tokio::{sync::watch, task::JoinSet};
 pub use bearers::Lockout;
 pub use documents::{ChangeError, Requester};
 pub use drains::{MAX_DRAINS, MIN_LEASE};
+pub use exchange::{SeenSite, SeenSites};
 pub use liveness::{HEARTBEAT_EVERY, Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
 
@@ -75,6 +82,10 @@ pub struct Config {
     pub linger: Option<Span>,
     /// How much of past configurations is kept.
     pub history: store::commit::history::Limits,
+    /// This site joins others, so it does not make itself the home.
+    pub joins: bool,
+    /// The folder for configurations that were replaced by one which does not contain them; absent: they are not kept.
+    pub lost: Option<PathBuf>,
     /// The engine is in this process, so our own tokens guard its registry.
     pub own_engine: bool,
 }
@@ -91,6 +102,8 @@ impl Config {
             hook_deadline: Duration::from_secs(10),
             linger: None,
             history: store::commit::history::Limits::default(),
+            joins: false,
+            lost: None,
             own_engine: false,
         }
     }
@@ -159,6 +172,11 @@ struct Shared {
     bearers: bearers::Bearers,
     evidence: watch::Sender<Arc<drains::Evidence>>,
     adoption: adoption::Company,
+    sites: SeenSites,
+    /// The documents of this site may be replaced by those of the home.
+    take_home: AtomicBool,
+    /// The configuration that was copied last, so that a copy reads only what has changed.
+    copied: tokio::sync::Mutex<Option<Stored>>,
     /// The services that have a drained instance.
     following: Following,
 }
@@ -197,6 +215,9 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         bearers,
         evidence: watch::Sender::new(Arc::default()),
         adoption: adoption::Company::new(),
+        sites: SeenSites::default(),
+        take_home: AtomicBool::new(false),
+        copied: tokio::sync::Mutex::default(),
     });
     let (intake, reports) = intake::channel();
     let drain_orders = Arc::new(DrainOrders::new(Arc::clone(&shared)));

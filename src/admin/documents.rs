@@ -14,9 +14,8 @@ use super::{
     domain_name,
 };
 use crate::{
-    api::{Applied, Apply, AuditRecord, DocumentsQuery, ForceQuery, StoredDocument, SwitchQuery},
+    api::{Applied, Apply, AuditRecord, DocumentsQuery, ForceQuery, HomeChange, StoredDocument, SwitchQuery},
     auth::Right,
-    control::Lockout,
 };
 
 pub(super) async fn apply(
@@ -25,8 +24,7 @@ pub(super) async fn apply(
     JsonBody(wanted): JsonBody<Apply>,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
-    let applied = admin.control.apply(caller.requester(), &wanted).await;
-    applied.map(Json).map_err(|error| caller.problem(error))
+    admin.apply_change(&caller, HomeChange::Apply(wanted)).await.map(Json)
 }
 
 pub(super) async fn diff(
@@ -96,8 +94,7 @@ pub(super) async fn delete(
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Change)?;
     let id = named(&kind, name)?;
-    let deleted = admin.control.delete(caller.requester(), id, Lockout::forced(wanted.force)).await;
-    deleted.map(Json).map_err(|error| caller.problem(error))
+    admin.apply_change(&caller, HomeChange::Delete { id, force: wanted.force }).await.map(Json)
 }
 
 pub(super) async fn export(State(admin): State<Admin>, caller: Caller) -> Result<Yaml, Problem> {
@@ -117,8 +114,7 @@ pub(super) async fn restore(
     backup: String,
 ) -> Result<Json<Applied>, Problem> {
     caller.needs(Right::Restore)?;
-    let restored = admin.control.restore(caller.requester(), backup, Lockout::forced(wanted.force)).await;
-    restored.map(Json).map_err(|error| caller.problem(error))
+    admin.apply_change(&caller, HomeChange::Restore { backup, force: wanted.force }).await.map(Json)
 }
 
 pub(super) async fn audit(State(admin): State<Admin>, caller: Caller) -> Result<List<AuditRecord>, Problem> {

@@ -48,8 +48,19 @@ impl Caller {
     /// The answer to this caller when control refuses a change.
     pub(super) fn problem(&self, error: ChangeError) -> Problem {
         match error {
-            ChangeError::Input(errors) => errors.into(),
             ChangeError::TokensDenied => self.denied(Right::Tokens),
+            error => Problem::of_change(error),
+        }
+    }
+}
+
+impl Problem {
+    /// The answer to a change that control refuses.
+    pub(super) fn of_change(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Input(errors) => errors.into(),
+            ChangeError::AwayFromHome { text, .. } => Self::new(StatusCode::CONFLICT, text),
+            ChangeError::TokensDenied => Self::new(StatusCode::FORBIDDEN, error.to_string()),
             ChangeError::Refused(refused) => refused.into(),
             ChangeError::Read(error) => error.into(),
             ChangeError::Commit(error) => error.into(),

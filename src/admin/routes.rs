@@ -13,7 +13,7 @@ use super::{
     describe::{OpenApiText, Page},
     documents, drains, explain,
     health::{self, Health},
-    probing,
+    home, probing,
     route::{Needs, Route, delete, describe, get, post, router_of},
     simulate, sites, status, tokens,
 };
@@ -81,6 +81,24 @@ fn configuration() -> Vec<Route<Admin>> {
             "Replaces every document by those of a backup, under a higher epoch.",
             documents::restore,
         ),
+        post(
+            "/v1/promote",
+            Needs::Restore,
+            "Makes this site the home, where documents are committed. Refused while the present home answers, unless forced.",
+            home::promote,
+        ),
+        post(
+            "/v1/join",
+            Needs::Restore,
+            "Joins the sites of `[control] join` although this one has other documents, which are replaced.",
+            home::join,
+        ),
+        get(
+            "/v1/lost",
+            Needs::Restore,
+            "The configurations that were replaced by one which does not contain them.",
+            home::lost,
+        ),
         get("/v1/audit", Needs::Read, "The record of writes, newest first.", documents::audit),
     ]
 }
@@ -122,12 +140,33 @@ fn operation() -> Vec<Route<Admin>> {
 
 /// What the controls of sites ask one another.
 fn between_sites() -> Vec<Route<Admin>> {
-    vec![get(
-        "/v1/sites/identity",
-        Needs::Site,
-        "Which control answers here, for the control of another site.",
-        sites::identity,
-    )]
+    vec![
+        get(
+            "/v1/sites/identity",
+            Needs::Site,
+            "Which control answers here, for the control of another site.",
+            sites::identity,
+        ),
+        post(
+            "/v1/sites/exchange",
+            Needs::Site,
+            "What has changed at this site since the state of the question; waits for up to a second for news.",
+            sites::exchange,
+        ),
+        post("/v1/sites/shards", Needs::Site, "Shards of this site's configuration.", sites::shards),
+        post(
+            "/v1/sites/change",
+            Needs::Site,
+            "A change of documents that another site passes on to the home.",
+            sites::change,
+        ),
+        get(
+            "/v1/sites/verdicts",
+            Needs::Site,
+            "The verdicts of this site with their history, for a control that was alone.",
+            sites::verdicts,
+        ),
+    ]
 }
 
 async fn page() -> Page {

@@ -11,9 +11,12 @@ use axum::{
 };
 use store::model::Name;
 
-use super::{Admin, Caller, Problem};
+use super::{Admin, Caller, JsonBody, Problem};
 use crate::{
-    api::SiteIdentity,
+    api::{
+        ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, ShardsAnswer, ShardsQuery, SiteIdentity,
+        SiteVerdictsAnswer,
+    },
     certificate::clients::ClientCertificate,
     sites::{
         caller::{Refusal, Said, calling_site},
@@ -94,6 +97,41 @@ pub(super) async fn identity(
     tracing::debug!(site = %caller, "the control of another site asks who answers here");
     let own = admin.peers.own().clone();
     Ok(Json(SiteIdentity { v: Version, site: own.site, node: own.node, boot: own.boot }))
+}
+
+/// What has changed at this site since the caller asked last.
+pub(super) async fn exchange(
+    State(admin): State<Admin>,
+    SiteCaller(_): SiteCaller,
+    JsonBody(query): JsonBody<ExchangeQuery>,
+) -> Result<Json<ExchangeAnswer>, Problem> {
+    Ok(Json(admin.control.exchange(query).await?))
+}
+
+/// Shards of the configuration.
+pub(super) async fn shards(
+    State(admin): State<Admin>,
+    SiteCaller(_): SiteCaller,
+    JsonBody(query): JsonBody<ShardsQuery>,
+) -> Result<Json<ShardsAnswer>, Problem> {
+    Ok(Json(admin.control.shards(query).await?))
+}
+
+/// A change of documents that another site passes on to the home.
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    SiteCaller(site): SiteCaller,
+    JsonBody(asked): JsonBody<ChangeAtHome>,
+) -> Json<HomeAnswer> {
+    Json(admin.change_for(site.as_str(), asked).await)
+}
+
+/// The verdicts with their history.
+pub(super) async fn verdicts(
+    State(admin): State<Admin>,
+    SiteCaller(_): SiteCaller,
+) -> Json<SiteVerdictsAnswer> {
+    Json(SiteVerdictsAnswer(admin.control.heard().await))
 }
 
 #[cfg(test)]

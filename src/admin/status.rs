@@ -15,7 +15,7 @@ use store::{
     handle::Concern,
     health_state::HealthView,
     keys,
-    model::{RouteBy, Span, Vantage},
+    model::{Moment, Name, RouteBy, SiteTag, Span, Vantage},
     orders::{Switched, WithoutEffect},
     snapshot::Snapshot,
 };
@@ -26,10 +26,11 @@ use super::{
 };
 use crate::{
     api::{
-        CnameToSet, OrderWithoutEffect, Status, StatusQuery, StillRegistered, SwitchInForce, TargetStatus,
-        VantageStatus,
+        CnameToSet, OrderWithoutEffect, OtherSite, Status, StatusQuery, StillRegistered, SwitchInForce,
+        TargetStatus, VantageStatus,
     },
     auth::Right,
+    control::SeenSite,
 };
 
 /// How long the engine may take to answer.
@@ -72,6 +73,8 @@ pub(super) async fn status(
         frozen: health_view.frozen.keys().map(ToString::to_string).collect(),
         frozen_since: health_view.frozen.iter().map(|(name, at)| (name.to_string(), at.rfc3339())).collect(),
         cnames_to_set: cnames_to_set(&snapshot),
+        sites: other_sites(&admin, &snapshot, now),
+        lost: admin.control.lost(),
         switches: snapshot.orders.switches.iter().map(switch).collect(),
         without_effect: snapshot.orders.without.iter().map(without_effect).collect(),
         ..Status::default()
@@ -85,6 +88,19 @@ pub(super) async fn status(
     }
     findings::add(&mut status, now);
     Ok(Json(status))
+}
+
+fn other_sites(admin: &Admin, snapshot: &Snapshot, now: Moment) -> Vec<OtherSite> {
+    let of = |(site, seen): (Name, SeenSite)| OtherSite {
+        home: snapshot.generation.site == SiteTag::of(&site),
+        site: site.to_string(),
+        generation: seen.state.as_ref().map(|it| it.generation),
+        same_orders: seen.state.is_some_and(|it| it.orders == snapshot.orders.digest),
+        heard: seen.heard.map(|at| Span(now.since(at))),
+        error: seen.error,
+        refused: seen.refused,
+    };
+    admin.control.other_sites().all().into_iter().map(of).collect()
 }
 
 fn switch(switched: &Switched) -> SwitchInForce {

@@ -1,13 +1,13 @@
 //! Tokens through the API: made, listed, and brought into a cluster that has none.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 
 use super::{
     Admin, Caller, JsonBody, Problem,
     describe::{Created, List},
 };
 use crate::{
-    api::{BootstrapOrder, BootstrapState, MadeToken, NewToken, TokenView},
+    api::{BootstrapOrder, BootstrapState, HomeAnswer, HomeChange, MadeToken, NewToken, TokenView},
     auth::Right,
 };
 
@@ -22,8 +22,10 @@ pub(super) async fn create(
     JsonBody(wanted): JsonBody<NewToken>,
 ) -> Result<Created<MadeToken>, Problem> {
     caller.needs(Right::Tokens)?;
-    let made = admin.control.create_token(caller.requester(), wanted).await;
-    made.map(Created).map_err(|error| caller.problem(error))
+    match admin.change(&caller, HomeChange::Token(wanted)).await? {
+        HomeAnswer::Token(made) => Ok(Created(made)),
+        _ => Err(Problem::new(StatusCode::BAD_GATEWAY, "the home answered something else than was asked")),
+    }
 }
 
 pub(super) async fn bootstrap(

@@ -106,6 +106,10 @@ pub struct StoredDocument {
     /// The generation that last changed it.
     #[schema(value_type = schema::Generation)]
     pub changed: Generation,
+    /// Of one domain with colours: the active one, which a switch may have laid over that of the document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub active: Option<Colour>,
     /// The document in YAML.
     pub yaml: String,
     /// The same as JSON; its fields are in docs/documents.md.

@@ -10,8 +10,8 @@ use store::{
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    DomainStatus, DrainView, OrderWithoutEffect, PendingToken, ServiceStatus, StillRegistered, SwitchInForce,
-    schema,
+    DomainStatus, DrainView, OrderWithoutEffect, OtherSite, PendingToken, ServiceStatus, StillRegistered,
+    SwitchInForce, schema,
 };
 
 /// What to show of the status.
@@ -78,6 +78,12 @@ pub struct Status {
     /// Since when each of them has been frozen, in RFC 3339.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub frozen_since: BTreeMap<String, String>,
+    /// The other sites that the documents connect to this one, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<OtherSite>,
+    /// The files of configurations that were replaced by one which does not contain them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
     /// The domains whose active colour is ordered, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub switches: Vec<SwitchInForce>,

@@ -239,6 +239,25 @@ pub(super) enum Command {
     /// Show who changed what.
     #[command(after_help = "Example:\n  waypost audit")]
     Audit,
+    /// Make this site the home, where documents are committed, because the present home is lost.
+    #[command(
+        after_help = "Examples:\n  waypost promote --server https://10.2.0.11:8580\n  waypost promote --show-lost"
+    )]
+    Promote {
+        /// Also while the present home still answers.
+        #[arg(long)]
+        force: bool,
+        /// Show the configurations that gave way to one which does not contain them, and change nothing.
+        #[arg(long, conflicts_with = "force")]
+        show_lost: bool,
+    },
+    /// Join the sites that `[control] join` names, although this site has other documents.
+    #[command(after_help = "Example:\n  waypost join --take-home")]
+    Join {
+        /// Replace the documents of this site by those of the home.
+        #[arg(long, required = true)]
+        take_home: bool,
+    },
     /// Write every document with its generation to a file.
     #[command(after_help = "Example:\n  waypost backup --output waypost.backup")]
     Backup {

@@ -23,7 +23,10 @@ use super::{
     simulation, table,
 };
 use crate::{
-    api::{Applied, Apply, AuditRecord, Explanation, FileText, Simulation, StoredDocument},
+    api::{
+        Applied, Apply, AuditRecord, Explanation, FileText, JoinOrder, Joined, LostConfiguration, Promoted,
+        Promotion, Simulation, StoredDocument,
+    },
     out,
 };
 
@@ -229,6 +232,38 @@ pub(super) async fn switch(servers: &Servers, domain: &str, to: Option<&str>) ->
     servers.each(async |client: &Client| client.post(&path, &json!({})).await, show::applied).await
 }
 
+pub(super) async fn promote(client: &Client, force: bool, json: bool) -> Outcome {
+    let promoted: Promoted = client.post("/v1/promote", &Promotion { force }).await?;
+    if json {
+        return show::json(&promoted);
+    }
+    let mut text = format!("this site is the home now, with generation {}\n", promoted.generation);
+    for (site, why) in &promoted.not_asked {
+        text.push_str(&format!("the site {site} could not be asked: {why}\n"));
+    }
+    print(&text)
+}
+
+pub(super) async fn join(client: &Client, json: bool) -> Outcome {
+    let joined: Joined = client.post("/v1/join", &JoinOrder { take_home: true }).await?;
+    if json {
+        return show::json(&joined);
+    }
+    print(&format!("joined: this site has generation {}\n", joined.generation))
+}
+
+pub(super) async fn show_lost(client: &Client, json: bool) -> Outcome {
+    let lost: Vec<LostConfiguration> = client.get("/v1/lost", &[]).await?;
+    if json {
+        return show::json(&lost);
+    }
+    if lost.is_empty() {
+        return print("nothing was lost\n");
+    }
+    let text: String = lost.iter().map(|it| format!("# {}\n{}", it.file, it.text)).collect();
+    print(&text)
+}
+
 /// The colour to switch to at every server: the one that none of them uses. If each server simply changed its colour,
 /// servers that differ (because one did not answer the last time) would go on differing, and the same command, run again,
 /// would switch back what it has switched before. So every server must report the colour that it uses.
@@ -237,7 +272,8 @@ async fn the_other_colour(servers: &Servers, domain: &str) -> Result<String, Fai
     let ask = async |client: &Client| {
         let document: StoredDocument = client.get(&path, &[]).await?;
         let none = || Failure::Wrong(format!("Domain {domain} has no policy of type blue_green"));
-        active(&document).ok_or_else(none)
+        // An earlier switch lies over the document.
+        document.active.or_else(|| active(&document)).ok_or_else(none)
     };
     let answers = servers.ask(ask, |_| ()).await;
     common_other_colour(&answers, domain).inspect_err(|_| {

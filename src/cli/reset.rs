@@ -206,8 +206,13 @@ async fn commit_reset(engine: &dyn Engine, new: Option<&Token>) -> Result<Done, 
         let new = new.map(|it| Token { waits_for: waits_for(&before), ..it.clone() });
         let waits_for = new.iter().flat_map(|it| it.waits_for.iter().cloned()).collect();
         let now = Clock::default().now();
-        let author =
-            Author { authority: Authority::Human, by: "token reset", site: SiteTag::NONE, applied: false };
+        let author = Author {
+            authority: Authority::Human,
+            by: "token reset",
+            site: SiteTag::NONE,
+            founds: false,
+            applied: false,
+        };
         let planned = commit::plan(&stored, changes(&stored, new.as_ref()), now, author);
         let plan = match planned.map_err(|errors| Failure::Failed(Failure::lines(&errors)))? {
             Planned::Unchanged(generation) => return Ok(Done { generation, ended, waits_for }),

@@ -25,7 +25,7 @@ use store::{
 use uuid::Uuid;
 
 use super::{
-    ControlHandle, Refusal, Refused, Shared,
+    Config, ControlHandle, Refusal, Refused, Shared,
     bearers::{self, Lockout, TokenChange},
 };
 use crate::api::{Applied, Apply, DocumentChange, FileText, StoredDocument};
@@ -33,7 +33,7 @@ use crate::api::{Applied, Apply, DocumentChange, FileText, StoredDocument};
 /// Commits by others that a change gives way to before it fails.
 const MAX_CONFLICTS: u32 = 5;
 /// The first words of a backup; its generation follows.
-const BACKUP: &str = "# waypost backup, generation ";
+pub(super) const BACKUP: &str = "# waypost backup, generation ";
 /// How long a change of tokens waits for this node to follow it.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -49,11 +49,12 @@ pub struct Requester<'a> {
 }
 
 impl Requester<'_> {
-    fn author<'a>(&'a self, site: &Name, applied: bool) -> Author<'a> {
-        Author { authority: self.authority, by: self.name, site: SiteTag::of(site), applied }
+    fn author<'a>(&'a self, config: &Config, applied: bool) -> Author<'a> {
+        let (site, founds) = (SiteTag::of(&config.site), !config.joins);
+        Author { authority: self.authority, by: self.name, site, founds, applied }
     }
 
-    fn entry(&self, at: model::Moment, what: String) -> AuditEntry {
+    pub(super) fn entry(&self, at: model::Moment, what: String) -> AuditEntry {
         AuditEntry { at, who: self.name.to_owned(), what, generation: None }
     }
 }
@@ -64,6 +65,14 @@ pub enum ChangeError {
     /// The documents have errors; nothing was changed.
     #[error("the documents have {} errors", .0.len())]
     Input(Vec<InputError>),
+    /// Documents are committed at another site only.
+    #[error("{text}")]
+    AwayFromHome {
+        /// The home.
+        home: SiteTag,
+        /// For people.
+        text: String,
+    },
     /// The change concerns tokens, which this requester may not change.
     #[error("this requester may not change tokens")]
     TokensDenied,
@@ -144,8 +153,28 @@ async fn refuse_lockout(shared: &Shared, stored: &Stored, plan: &Plan) -> Result
     refused.map_or(Ok(()), |text| Err(ChangeError::conflict(text)))
 }
 
+/// Refuses to commit documents anywhere but at the home. Orders are taken at every site.
+fn refuse_away_from_home(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
+    let home = stored.generation().site;
+    if !plan.is_commit() || home.is_empty() || home == SiteTag::of(&shared.config.site) {
+        return Ok(());
+    }
+    let urls = shared.handle.snapshot().and_then(|snapshot| {
+        let site = snapshot.sites.iter().find(|site| SiteTag::of(&site.name) == home)?;
+        let urls: Vec<String> = site.control.as_ref()?.urls.iter().map(ToString::to_string).collect();
+        Some(urls.join(" or "))
+    });
+    let text = format!(
+        "documents are committed at the home, the site {home}, and this is {}: send them to {}; overrides and switches are \
+         taken here too",
+        shared.config.site,
+        urls.unwrap_or_else(|| "a control there".to_owned())
+    );
+    Err(ChangeError::AwayFromHome { home, text })
+}
+
 /// Waits until this node runs a generation, so that a new token works here when the command that made it returns.
-async fn wait_until_followed(shared: &Shared, generation: Generation) {
+pub(super) async fn wait_until_followed(shared: &Shared, generation: Generation) {
     let mut snapshots = shared.handle.snapshots();
     let followed =
         snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.generation >= generation));
@@ -171,6 +200,17 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Waits until this node runs the orders that are stored, so that `status` shows them when the command that gave one returns.
+async fn wait_until_obeyed(shared: &Shared) {
+    let Ok(orders) = commit::read_orders(shared.engine.as_ref()).await else { return };
+    let digest = orders.digest();
+    let mut snapshots = shared.handle.snapshots();
+    let obeyed =
+        snapshots.wait_for(|it| it.as_ref().is_some_and(|snapshot| snapshot.orders.digest == digest));
+    // The order is stored in any case, and this node follows it soon.
+    let _ = tokio::time::timeout(PUBLISH_TIMEOUT, obeyed).await;
+}
+
 /// Commits changes that are made from what is stored. They are made again if another commit came first.
 pub(super) async fn commit_with(
     shared: &Shared,
@@ -187,7 +227,7 @@ pub(super) async fn commit_with(
         let changes = changes(&stored);
         let places = places(&changes);
         let services = without_uuid(&changes);
-        let planned = basis.plan(changes, now, by.author(&shared.config.site, applied))?;
+        let planned = basis.plan(changes, now, by.author(&shared.config, applied))?;
         let before = basis.world();
         // Others may plan while this is written; the one that comes second plans again.
         drop(basis);
@@ -199,6 +239,7 @@ pub(super) async fn commit_with(
             }
             Planned::Changed(plan) => plan,
         };
+        refuse_away_from_home(shared, &stored, &plan)?;
         let differences = plan.differences().to_vec();
         let warnings = plan.world().family_warnings(now, &places);
         let changes_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
@@ -208,12 +249,16 @@ pub(super) async fn commit_with(
         if changes_tokens && lockout == Lockout::Refused {
             refuse_lockout(shared, &stored, &plan).await?;
         }
+        let changes_orders = differences.iter().any(|it| it.id.kind == Kind::Override);
         let entry = by.entry(now, format!("{verb}: {}", describe(&differences)));
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
                 tracing::info!(%generation, who = by.name, changes = differences.len(), "committed");
                 if changes_tokens {
                     wait_until_followed(shared, generation).await;
+                }
+                if changes_orders {
+                    wait_until_obeyed(shared).await;
                 }
                 return Ok(Applied { warnings, ..plain(generation, differences, uuids) });
             }
@@ -250,7 +295,7 @@ impl ControlHandle {
     pub async fn compare(&self, by: Requester<'_>, wanted: &Apply) -> Result<Applied, ChangeError> {
         let documents = parse(&wanted.files)?;
         let stored = self.stored().await?;
-        let author = by.author(&self.shared.config.site, !wanted.order);
+        let author = by.author(&self.shared.config, !wanted.order);
         Ok(comparison(&stored, &documents, wanted.prune, self.shared.handle.now(), author)?)
     }
 
@@ -294,7 +339,7 @@ impl ControlHandle {
         let (mut conflicts, mut stored) = (0, stored);
         loop {
             let now = shared.handle.now();
-            let author = by.author(&shared.config.site, false);
+            let author = by.author(&shared.config, false);
             let plan = match commit::plan_switch(&stored, &domain, to, now, author) {
                 None => return Err(ChangeError::wrong(format!("{id} has no policy of type blue_green"))),
                 Some(Planned::Unchanged(generation)) => {
@@ -305,7 +350,10 @@ impl ControlHandle {
             let differences = plan.differences().to_vec();
             let entry = by.entry(now, format!("switch: {}", describe(&differences)));
             match commit::commit(shared.engine.as_ref(), *plan, entry).await {
-                Ok(generation) => return Ok(plain(generation, differences, BTreeMap::new())),
+                Ok(generation) => {
+                    wait_until_obeyed(shared).await;
+                    return Ok(plain(generation, differences, BTreeMap::new()));
+                }
                 Err(CommitError::Conflict) if conflicts < MAX_CONFLICTS => conflicts += 1,
                 Err(error) => return Err(error.into()),
             }
@@ -331,7 +379,8 @@ impl ControlHandle {
         let stored = commit::read_for_restore(shared.engine.as_ref()).await?;
         let now = shared.handle.now();
         let plan =
-            commit::plan_restore(&stored, generation, documents, now, by.author(&shared.config.site, true))?;
+            commit::plan_restore(&stored, generation, documents, now, by.author(&shared.config, true))?;
+        refuse_away_from_home(shared, &stored, &plan)?;
         if lockout == Lockout::Refused {
             refuse_lockout(shared, &stored, &plan).await?;
         }
@@ -381,7 +430,8 @@ impl ControlHandle {
     /// # Errors
     /// When the stored documents cannot be read.
     pub async fn document(&self, id: &DocumentId) -> Result<Option<StoredDocument>, ReadError> {
-        Ok(self.stored().await?.get(id).map(kept))
+        let stored = self.stored().await?;
+        Ok(stored.get(id).map(|it| StoredDocument { active: stored.colour_of(id), ..kept(it) }))
     }
 
     /// The record of writes, newest first.
@@ -519,7 +569,7 @@ fn compared(
 
 fn kept(stored: &commit::Kept) -> StoredDocument {
     let (yaml, document) = (encode::yaml(&stored.document), encode::json(&stored.document));
-    StoredDocument { id: stored.document.id(), changed: stored.changed, yaml, document }
+    StoredDocument { id: stored.document.id(), changed: stored.changed, active: None, yaml, document }
 }
 
 fn yaml(mut documents: Vec<Arc<Document>>) -> String {

@@ -581,19 +581,22 @@ mod tests {
         assert!(workers.leader().is_some_and(|it| it != "a"));
     }
 
+    /// Longer than a holder may be silent. With the time since the last renewal it is shorter than a session's TTL.
+    const HELD_UP: Duration = Duration::from_secs(6);
+
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_hangs_or_is_away_costs_no_holder_its_lock() {
         let fixture = Fixture::start().await;
         let (workers, first, second) = two(&fixture).await;
         // No write gets through for a while, so no heartbeat changes, while reads are answered.
         fixture.engine.stalled.store(true, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        tokio::time::sleep(HELD_UP).await;
         fixture.engine.stalled.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(terms(&workers), ["a"], "both heartbeats were held up");
         // The engine is away for less than a session lives without it.
         fixture.engine.away.store(true, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        tokio::time::sleep(HELD_UP).await;
         fixture.engine.away.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(terms(&workers)[0], "a");

@@ -12,6 +12,10 @@ store::metrics! {
         pub verdicts_written: counter("waypost.control.verdicts_written", "{write}", "Shards of verdicts written to the engine.");
         pub adoptions: counter("waypost.control.adoptions", "{adoption}", "Times the verdicts of another site were adopted.");
         pub answers_refused: counter("waypost.control.answers_refused", "{answer}", "Verdicts of other sites that could not be used.");
+        pub exchange_failures: counter("waypost.control.exchange_failures", "{question}", "Questions to other sites without an answer that could be taken.");
+        pub exchange_refused: counter("waypost.control.exchange_refused", "{answer}", "Answers of other sites that were wrong or too new.");
+        pub orders_taken: counter("waypost.control.orders_taken", "{order}", "Records of orders taken from other sites.");
+        pub configurations_copied: counter("waypost.control.configurations_copied", "{configuration}", "Configurations copied from other sites.");
         pub engine_failures: counter("waypost.control.engine_failures", "{call}", "Engine calls of control that failed.");
         pub locks_held: gauge("waypost.control.locks_held", "{lock}", "Locks this control holds: it drives drains, it publishes verdicts.");
         pub drains_active: gauge("waypost.control.drains_active", "{drain}", "Drains that this control drives.");

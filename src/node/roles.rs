@@ -175,11 +175,22 @@ impl Node {
             (settings.history, settings.linger) = (section.history, section.linger);
         }
         settings.own_engine = opened.embedded.is_some();
+        let join = config.control.as_ref().and_then(|it| it.join.clone());
+        settings.joins = join.is_some();
+        settings.lost = Some(config.data_dir.join("lost"));
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let handle = control.handle();
         self.sources.push(handle.metrics());
         let ending = self.shutdown.begun();
         self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
+        let join = join.map(|it| peers.at(it.urls, it.ca_file, it.token_file));
+        let (ending, exchange) = (self.shutdown.begun(), handle.clone().follow_sites(peers.clone(), join));
+        self.spawn("the exchange between sites", async move {
+            tokio::select! {
+                () = ending => Ok(()),
+                () = exchange => Ok(()),
+            }
+        });
         (handle, peers)
     }
 

@@ -94,7 +94,7 @@ pub enum PeerError {
 }
 
 impl PeerError {
-    /// Its place in [`FAILURES`].
+    /// Its place in the list of reasons.
     #[must_use]
     pub const fn index(&self) -> usize {
         match self {

@@ -14,9 +14,11 @@
 
 mod audit;
 mod basis;
+pub mod copy;
 mod difference;
 mod effect;
 pub mod history;
+mod lineage;
 mod plan;
 mod shards;
 mod values;
@@ -32,7 +34,7 @@ pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
 pub use basis::Basis;
 pub use difference::{Difference, DifferenceKind};
 pub use effect::{InEffect, in_effect};
-pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_restore, plan_switch};
+pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_promotion, plan_restore, plan_switch};
 pub use values::{FieldChange, MAX_CHANGES, changes_of};
 pub use write::{CommitError, commit};
 
@@ -75,6 +77,9 @@ struct Head {
     /// The generation that the last restore replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restored_over: Option<Generation>,
+    /// The bases of the epochs before this one, oldest first; see [`Stored::lineage`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lineage: Vec<Generation>,
     /// When it was committed; absent in heads of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<Moment>,
@@ -400,7 +405,23 @@ async fn read_shard(
     id: &ShardId,
     version: &ShardVersion,
 ) -> Result<Option<Shard>, ReadError> {
-    let prefix = keys::config_shard_version(&id.0, version.generation, &version.digest);
+    match read_content(engine, id, version).await? {
+        Some(content) => parse(&prefix_of(id, version), &content).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn prefix_of(id: &ShardId, version: &ShardVersion) -> String {
+    keys::config_shard_version(&id.0, version.generation, &version.digest)
+}
+
+/// The content of a shard as it is stored; `None` if it is not stored any more.
+async fn read_content(
+    engine: &dyn Engine,
+    id: &ShardId,
+    version: &ShardVersion,
+) -> Result<Option<Vec<u8>>, ReadError> {
+    let prefix = prefix_of(id, version);
     let mut parts = BTreeMap::new();
     for entry in engine.kv_list(&prefix, None).await?.value {
         if let Some(part) = entry.key.strip_prefix(&prefix).and_then(|part| part.parse::<usize>().ok()) {
@@ -415,7 +436,7 @@ async fn read_shard(
     if digest(&whole) != version.digest {
         return Err(ReadError::unusable(&prefix, "its checksum is wrong"));
     }
-    parse(&prefix, &whole).map(Some)
+    Ok(Some(whole))
 }
 
 /// Parses a stored form, its version first, since a newer one may look entirely different.

@@ -224,5 +224,11 @@ pub fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Drain {
 /// The author of an operator's commit that comes from a file.
 #[must_use]
 pub fn author() -> Author<'static> {
-    Author { authority: Authority::Human, by: "test", site: SiteTag::of(&name("bj")), applied: true }
+    Author {
+        authority: Authority::Human,
+        by: "test",
+        site: SiteTag::of(&name("bj")),
+        founds: true,
+        applied: true,
+    }
 }

@@ -22,6 +22,7 @@ mod doubt;
 mod drain;
 mod drained;
 mod engine;
+mod exchange;
 mod failover;
 mod full_disk;
 mod geo;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
     trials.extend(reread::trials());
+    trials.extend(exchange::trials());
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
     trials.extend(several::trials());

@@ -151,7 +151,7 @@ fn documents() -> Result<(), Failed> {
     let listed: Value = serde_json::from_str(&listed)?;
     for (number, server) in two.servers.iter().enumerate() {
         let one = &listed[number];
-        ensure(one["server"] == server.as_str() && one["result"]["generation"]["number"] == 3, || {
+        ensure(one["server"] == server.as_str() && one["result"]["generation"]["number"] == 1, || {
             one.to_string()
         })?;
     }
@@ -276,7 +276,13 @@ fn colours() -> Result<(), Failed> {
     let mut two = Two::start()?;
     exits(&two.apply(), 0)?;
     let name = "gw.example.com";
-    let active = |two: &Two| [0, 1].map(|it| two.document(it, "domain", name).contains("active: green"));
+    // A switch lies over the document, which stays blue.
+    let green = |two: &Two, number: usize| {
+        let status = two.at(&[&two.servers[number]], &["status", name, "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        status["switches"][0]["active"] == "green"
+    };
+    let active = |two: &Two| [0, 1].map(|number| green(two, number));
     exits(&two.both(&["switch", name]), 0)?;
     ensure(active(&two) == [true, true], || format!("{:?}", active(&two)))?;
     // One is away. Without a colour the same command, run again, would switch the other one to and fro.
@@ -288,8 +294,7 @@ fn colours() -> Result<(), Failed> {
     }
     for _ in 0..2 {
         exits(&two.both(&["switch", name, "--to", "blue"]), 1)?;
-        let document = two.document(1, "domain", name);
-        ensure(document.contains("active: blue"), || document.clone())?;
+        ensure(!active(&two)[1], || format!("{:?}", active(&two)))?;
     }
     // It comes back green; each would switch to the colour that it does not use.
     two.processes[0] = Some(two.node(0)?);

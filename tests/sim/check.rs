@@ -60,7 +60,7 @@ impl Memory {
 pub struct Checker {
     readers: BTreeMap<Id, Memory>,
     /// What a generation of an engine is.
-    content: BTreeMap<(Id, Generation), String>,
+    content: Contents,
     sabotage: Sabotage,
 }
 
@@ -235,8 +235,14 @@ impl Look<'_> {
         self.report.violations.push(format!("{invariant}: {} {why}", self.who));
     }
 
-    fn generation(&mut self, memory: &mut Memory, content: &mut BTreeMap<(Id, Generation), String>) {
+    fn generation(&mut self, memory: &mut Memory, content: &mut Contents) {
         let (old, new) = (memory.generation, self.snapshot.generation);
+        let orders = self.snapshot.orders.digest.clone();
+        let found = fingerprint(self.snapshot);
+        let known = content.entry((self.engine, new, orders)).or_insert_with(|| found.clone());
+        if *known != found {
+            self.breaks(6, &format!("has another configuration that bears generation {new}"));
+        }
         if new == old {
             return;
         }
@@ -245,10 +251,6 @@ impl Look<'_> {
         }
         memory.generation = new;
         self.trace(&format!("runs generation {new}"));
-        let found = fingerprint(self.snapshot);
-        if *content.entry((self.engine, new)).or_insert_with(|| found.clone()) != found {
-            self.breaks(6, &format!("has another configuration that bears generation {new}"));
-        }
     }
 
     fn states(&mut self, memory: &mut Memory, inputs: &Inputs) {
@@ -319,6 +321,9 @@ impl Look<'_> {
         }
     }
 }
+
+/// What decides answers, by engine, generation and digest of the orders.
+type Contents = BTreeMap<(Id, Generation, String), String>;
 
 /// Everything that decides answers, as text.
 fn fingerprint(snapshot: &Snapshot) -> String {

@@ -70,7 +70,7 @@ async fn a_site_that_is_reached_by_its_gateways_gets_requests_through_them() {
     let world = World::start_with(alone(|_| {}), reaching(Reach::ByGateway), &[]).await;
     // An address that this site cannot reach.
     let hidden = Endpoint { address: "192.0.2.1".into(), ..theirs.endpoint.clone() };
-    world.discover_away("web", "s0", &[hidden.clone()]);
+    world.discover_away("web", "s0", std::slice::from_ref(&hidden));
     world.gateways("s0", there.address().port());
     answers(&world, 200).await;
     assert_eq!(world.get("/").await, (200, "theirs".into()));

@@ -54,6 +54,7 @@ pub(super) fn add(status: &mut Status, now: Moment) {
     vantages(status, &mut found);
     nodes(status, &mut found);
     orders(status, &mut found);
+    sites(status, &mut found);
     cnames(status, &mut found);
     bootstrap(status, &mut found);
     (status.problems, status.notes) = (few(found.problems), few(found.notes));
@@ -491,6 +492,32 @@ fn orders(status: &Status, found: &mut Found) {
     for order in &status.without_effect {
         let text = format!("{} has no effect: {}", order.order, order.reason);
         found.problem("order_without_effect", &order.order, text);
+    }
+}
+
+fn sites(status: &Status, found: &mut Found) {
+    for site in &status.sites {
+        let heard =
+            site.heard.map_or_else(|| "it never has".to_owned(), |ago| format!("the last time {ago} ago"));
+        if let Some(error) = site.error.as_ref().filter(|_| site.heard.is_none_or(|ago| ago.0 > MAY_LAG)) {
+            let home = if site.home { ", the home, where documents are committed" } else { "" };
+            let text = format!("the site {}{home} does not answer ({heard}): {error}", site.site);
+            found.problem("site_dark", &site.site, text);
+        }
+        if let Some(refused) = &site.refused {
+            found.problem("site_refused", &site.site, format!("the site {}: {refused}", site.site));
+        }
+        let pending = site.generation.is_some_and(|it| it < status.generation) || !site.same_orders;
+        if pending && site.generation.is_some() {
+            let has = site.generation.unwrap_or_default();
+            let orders = if site.same_orders { "" } else { " and other orders" };
+            let text = format!("pending: the site {} had generation {has}{orders} ({heard})", site.site);
+            found.note("site_pending", &site.site, text);
+        }
+    }
+    for file in &status.lost {
+        let text = format!("{file} has a configuration that was replaced by one which does not contain it");
+        found.problem("configuration_lost", file, text);
     }
 }
 

@@ -69,7 +69,7 @@ impl FromStr for Generation {
 
 /// The name of a site, or nothing. Ordered as names are, nothing first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SiteTag([u8; SiteTag::MAX]);
+pub struct SiteTag([u8; Self::MAX]);
 
 impl SiteTag {
     /// No site.

@@ -103,7 +103,7 @@ mod tests {
     };
 
     const AUTHOR: Author<'static> =
-        Author { authority: Authority::Human, by: "t", site: SiteTag::NONE, applied: false };
+        Author { authority: Authority::Human, by: "t", site: SiteTag::NONE, founds: false, applied: false };
 
     /// A world in which some services and routes share names, so that some changes are refused.
     fn document(kind: u8, n: u8, more: u8) -> String {

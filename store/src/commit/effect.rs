@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{Kept, Stored};
 use crate::{
-    model::{Colour, Document, Domain, Generation, Moment, Override, Policy, World},
+    model::{Colour, Document, DocumentId, Domain, Generation, Moment, Override, Policy, World},
     orders::{Order, OrderKind, OrderTarget, Orders, Switched, WithoutEffect},
 };
 
@@ -44,6 +44,16 @@ impl Stored {
 }
 
 impl Stored {
+    /// The active colour of a domain, switches included; `None` if it has no colours.
+    #[must_use]
+    pub fn colour_of(&self, id: &DocumentId) -> Option<Colour> {
+        let kept = self.get(id)?;
+        let Document::Domain(domain) = &*kept.document else { return None };
+        let order = self.orders.current(&OrderTarget::Switch(domain.name.clone()));
+        let switched = order.and_then(|order| switched(domain, order, kept.coloured));
+        switched.map(|(_, to)| to).or_else(|| active(domain))
+    }
+
     /// Every document, domains with the colours that are in force: what an engine without orders needs to give the same
     /// answers.
     #[must_use]

@@ -10,8 +10,7 @@ use bytes::Bytes;
 use super::{
     Head, STORED_VERSION, Stored,
     difference::{Difference, DifferenceKind, compare, compare_these},
-    effect::active,
-    history, shards,
+    history, lineage, shards,
 };
 use crate::{
     engine::Index,
@@ -41,6 +40,8 @@ pub struct Author<'a> {
     pub by: &'a str,
     /// The site of the control; empty where it is not known, and then orders name none.
     pub site: SiteTag,
+    /// Its site becomes the home when the documents first name the control of a site.
+    pub founds: bool,
     /// The overrides that it orders come from a file, so that a pruning apply may end them.
     pub applied: bool,
 }
@@ -72,6 +73,24 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan to take a configuration of another site.
+    pub(super) fn of_copy(
+        current: &Stored,
+        commit: (Head, Vec<(String, Bytes)>),
+        differences: Vec<Difference>,
+        world: World,
+    ) -> Self {
+        Self {
+            expected: current.head_index,
+            generation: commit.0.generation,
+            commit: Some(commit),
+            orders: Vec::new(),
+            converted: Vec::new(),
+            differences,
+            world,
+        }
+    }
+
     /// The generation that is in force after it: a new one, unless only orders change.
     #[must_use]
     pub const fn generation(&self) -> Generation {
@@ -154,7 +173,7 @@ pub(super) fn plan_over(
     };
     match world {
         Ok(world) if errors.is_empty() => {
-            let next = next(current, &world, author.site);
+            let next = next(current, &world, author);
             let differences = compare_these(current, &world, touched);
             let over = current.head.restored_over;
             let plan = planned(current, world, differences, (next, now), over, author);
@@ -191,7 +210,7 @@ pub fn plan_restore(
     let before = current.generation();
     let generation = Generation {
         epoch: before.epoch.max(backup.epoch) + 1,
-        site: home(before, &world, author.site),
+        site: home(before, &world, author),
         number: before.number.max(backup.number) + 1,
     };
     let differences = compare(current, &world, |_| true);
@@ -202,6 +221,24 @@ pub fn plan_restore(
     }
     let errors = too_many_orders(current, &plan);
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
+}
+
+/// Plans to make another site the home: the same documents, in a new epoch that this site gives.
+#[must_use]
+pub fn plan_promotion(current: &Stored, now: Moment, site: SiteTag) -> Plan {
+    let before = current.generation();
+    let generation = Generation { epoch: before.epoch + 1, site, number: before.number + 1 };
+    let mut plan = Plan {
+        commit: None,
+        expected: current.head_index,
+        generation,
+        orders: Vec::new(),
+        converted: Vec::new(),
+        differences: Vec::new(),
+        world: current.world(),
+    };
+    plan.commit = Some(commit_of(current, &plan, (generation, now), current.head.restored_over));
+    plan
 }
 
 /// Plans to switch a domain to a colour, or to its other one, until a commit changes the active colour in its document.
@@ -215,12 +252,7 @@ pub fn plan_switch(
     author: Author<'_>,
 ) -> Option<Planned> {
     let id = DocumentId { kind: Kind::Domain, name: domain.to_string() };
-    let in_force = current.in_effect(now).world;
-    let colour = |document: &Document| match document {
-        Document::Domain(domain) => active(domain),
-        _ => None,
-    };
-    let active = colour(in_force.get(&id)?)?;
+    let active = current.colour_of(&id)?;
     let to = to.unwrap_or_else(|| active.other());
     if to == active {
         return Some(Planned::Unchanged(current.generation()));
@@ -243,16 +275,16 @@ pub fn plan_switch(
 }
 
 /// The generation after the present one.
-fn next(current: &Stored, world: &World, site: SiteTag) -> Generation {
+fn next(current: &Stored, world: &World, author: Author<'_>) -> Generation {
     let before = current.generation();
-    Generation { epoch: before.epoch.max(1), site: home(before, world, site), number: before.number + 1 }
+    Generation { epoch: before.epoch.max(1), site: home(before, world, author), number: before.number + 1 }
 }
 
 /// The home after a commit. An engine becomes the home when its documents first name the control of a site: until then it is
 /// connected to no other.
-fn home(before: Generation, world: &World, site: SiteTag) -> SiteTag {
+fn home(before: Generation, world: &World, author: Author<'_>) -> SiteTag {
     let connected = || world.sites().any(|it| it.control.is_some());
-    if before.site.is_empty() && connected() { site } else { before.site }
+    if before.site.is_empty() && author.founds && connected() { author.site } else { before.site }
 }
 
 /// Orders beyond their bounds.
@@ -474,7 +506,10 @@ fn commit_of(
     let changed = configured.iter().map(|it| &it.id).chain(&converted);
     let (undo, parts) = history::record(current, &configured, generation).unzip();
     let (shards, written) = shards::after(current, changed, &plan.world, generation);
-    let head = Head { v: STORED_VERSION, generation, shards, restored_over, at: Some(now), undo };
+    let before = current.generation();
+    let founds = generation.epoch > before.epoch;
+    let lineage = if founds { lineage::on(current) } else { current.head.lineage.clone() };
+    let head = Head { v: STORED_VERSION, generation, shards, restored_over, lineage, at: Some(now), undo };
     (head, parts.into_iter().flatten().chain(written).collect())
 }
 

@@ -59,7 +59,7 @@ async fn configure(engine: &dyn Engine) {
     let documents = model::parse("t.yaml", &format!("{}---\n{}", site("bj"), site("sh"))).unwrap();
     let changes = documents.into_iter().map(commit::Change::Put).collect();
     let (authority, site) = (model::Authority::Human, model::SiteTag::default());
-    let author = commit::Author { authority, by: "t", site, applied: true };
+    let author = commit::Author { authority, by: "t", site, founds: true, applied: true };
     let stored = commit::read(engine, None).await.unwrap();
     let planned = commit::plan(&stored, changes, model::Moment(1), author).unwrap();
     let commit::Planned::Changed(planned) = planned else { panic!("new sites are a change") };

@@ -1,0 +1,280 @@
+//! Takes what another site told: orders first, because they are small and urgent, then the configuration.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use store::{
+    commit::{
+        self, AuditEntry, CommitError, Difference, DifferenceKind, Stored,
+        copy::{CopyError, HeadCopy, ShardCopy, ShardRef, plan_copy},
+    },
+    engine::{KvOp, TxnOutcome},
+    keys,
+    model::{Generation, Name},
+    orders::{MAX_AT_ONCE, MAX_ORDERS, MAX_RECORD, Order, OrderRecord, OrderTarget, Orders},
+};
+
+use super::{MAX_SHARDS, lost};
+use crate::{
+    api::{ExchangeAnswer, ShardsAnswer, ShardsQuery, exchange::Version},
+    control::Shared,
+    sites::Peer,
+};
+
+/// The path of the question for shards.
+const PATH: &str = "/v1/sites/shards";
+/// The longest that a site may take for one answer with shards.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The most octets of an answer: text in JSON may be longer than its content, by escapes.
+const MAX_ANSWER: usize = 4 * MAX_SHARDS;
+/// How many differences are listed.
+const MAX_LISTED: usize = 20;
+/// Writes of others that a write gives way to before it fails.
+const TRIES: usize = 5;
+
+/// Why what a site told was not taken.
+#[derive(Debug)]
+pub(super) enum NotTaken {
+    /// It is wrong, or of a newer version.
+    Refused(String),
+    /// It could not be fetched or written; it is tried again.
+    Failed(String),
+}
+
+impl fmt::Display for NotTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => write!(f, "what it tells is refused: {why}"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+fn failed(error: impl ToString) -> NotTaken {
+    NotTaken::Failed(error.to_string())
+}
+
+/// Takes an answer. Orders and configuration are independent of one another: if one is refused the other is taken.
+pub(super) async fn take(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    site: &Name,
+    answer: ExchangeAnswer,
+) -> Result<(), NotTaken> {
+    let orders = match answer.orders {
+        Some(records) => take_orders(shared, site, records).await,
+        None => Ok(()),
+    };
+    let configuration = match answer.head {
+        Some(head) => take_configuration(shared, peer, site, head).await,
+        None => Ok(()),
+    };
+    orders.and(configuration)
+}
+
+/// Checks all records before any is taken.
+fn check(records: &[OrderRecord]) -> Result<(), NotTaken> {
+    if records.len() > MAX_ORDERS {
+        return Err(NotTaken::Refused(format!("{} orders; expected at most {MAX_ORDERS}", records.len())));
+    }
+    for record in records {
+        record.check().map_err(|error| NotTaken::Refused(error.to_string()))?;
+        let size = serde_json::to_vec(record).map_or(usize::MAX, |text| text.len());
+        if size > MAX_RECORD {
+            let text =
+                format!("the record of {} has {size} octets; expected at most {MAX_RECORD}", record.target);
+            return Err(NotTaken::Refused(text));
+        }
+    }
+    Ok(())
+}
+
+async fn take_orders(shared: &Shared, site: &Name, records: Vec<OrderRecord>) -> Result<(), NotTaken> {
+    check(&records)?;
+    let engine = shared.engine.as_ref();
+    for _ in 0..TRIES {
+        let before = commit::read_orders(engine).await.map_err(failed)?;
+        let mut after = before.clone();
+        let changed = after.merge(&records);
+        if after.len() > MAX_ORDERS {
+            let text = format!("there would be {} orders; expected at most {MAX_ORDERS}", after.len());
+            return Err(NotTaken::Refused(text));
+        }
+        if write_orders(shared, site, &before, &after, &changed).await? {
+            return Ok(());
+        }
+    }
+    Err(failed("orders are written by others all the time"))
+}
+
+/// Writes the records that changed; false if another control was faster.
+async fn write_orders(
+    shared: &Shared,
+    site: &Name,
+    before: &Orders,
+    after: &Orders,
+    changed: &[OrderTarget],
+) -> Result<bool, NotTaken> {
+    for some in changed.chunks(MAX_AT_ONCE) {
+        let mut ops = Vec::new();
+        let mut told = Vec::new();
+        for target in some {
+            let Some(record) = after.get(target) else { continue };
+            let value = serde_json::to_vec(record).map_err(failed)?;
+            let (key, expected) = (keys::order(target), before.index(target));
+            ops.push(KvOp::Cas { key, value: value.into(), expected });
+            told.extend(record.current().map(|order| describe(target, order)));
+        }
+        let entry = AuditEntry {
+            at: shared.handle.now(),
+            who: format!("site {site}"),
+            what: format!("orders of other sites: {}", told.join("; ")),
+            generation: None,
+        };
+        ops.push(commit::audit_write(&entry));
+        match shared.engine.txn(ops).await.map_err(failed)? {
+            TxnOutcome::Committed(_) => {
+                shared.metrics.orders_taken.add(some.len() as u64);
+                tracing::info!(%site, orders = told.join("; "), "orders taken");
+            }
+            TxnOutcome::Refused(_) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+fn describe(target: &OrderTarget, order: &Order) -> String {
+    let site = &order.stamp.site;
+    let at = if site.is_empty() { String::new() } else { format!(" at {site}") };
+    format!("{target}, ordered by {}{at}", order.by)
+}
+
+async fn take_configuration(
+    shared: &Shared,
+    peer: &Peer,
+    site: &Name,
+    head: HeadCopy,
+) -> Result<(), NotTaken> {
+    // One copy at a time: several sites usually have the same news.
+    let mut known = shared.copied.lock().await;
+    for _ in 0..TRIES {
+        let engine = shared.engine.as_ref();
+        let current = commit::read(engine, known.as_ref()).await.map_err(failed)?;
+        *known = Some(current.clone());
+        if head.generation() <= current.generation() {
+            return Ok(());
+        }
+        let shards = fetch(peer, head.missing(&current)).await?;
+        let plan = plan_copy(&current, head.clone(), shards).map_err(|error| match error {
+            CopyError::Shard { .. } => failed(error),
+            other => NotTaken::Refused(other.to_string()),
+        })?;
+        let takes_home = shared.take_home.load(Ordering::Relaxed);
+        refuse_foreign(&head, &current, plan.differences(), takes_home)?;
+        keep_what_is_lost(shared, &head, &current).await?;
+        let entry = AuditEntry {
+            at: shared.handle.now(),
+            who: format!("site {site}"),
+            what: format!(
+                "copy of generation {}: {} documents changed",
+                head.generation(),
+                plan.differences().len()
+            ),
+            generation: None,
+        };
+        match commit::commit(engine, plan, entry).await {
+            Ok(generation) => {
+                shared.metrics.configurations_copied.increment();
+                tracing::info!(%site, %generation, replaced = %current.generation(), "configuration copied");
+                return Ok(());
+            }
+            Err(CommitError::Conflict) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(failed("the configuration is changed by others all the time"))
+}
+
+/// Refuses a configuration that has nothing to do with the present one, unless a person has said that it may be replaced.
+fn refuse_foreign(
+    head: &HeadCopy,
+    current: &Stored,
+    differences: &[Difference],
+    takes_home: bool,
+) -> Result<(), NotTaken> {
+    let (present, offered) = (current.generation(), head.generation());
+    if takes_home || present == Generation::default() {
+        return Ok(());
+    }
+    if present.site.is_empty() {
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let listed: Vec<String> = differences.iter().take(MAX_LISTED).map(describe_difference).collect();
+        let more = match differences.len().saturating_sub(MAX_LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        return Err(NotTaken::Refused(format!(
+            "this site has documents of its own, which differ from those of generation {offered}: {}{more}; make them equal, or \
+             replace them by those of the home with `waypost join --take-home`",
+            listed.join("; ")
+        )));
+    }
+    if !head.is_related_to(current) {
+        return Err(NotTaken::Refused(format!(
+            "two homes: generation {offered} there and {present} here come from different configurations; one of the sites has \
+             to join the other (`[control] join`)"
+        )));
+    }
+    Ok(())
+}
+
+fn describe_difference(difference: &Difference) -> String {
+    let id = &difference.id;
+    match &difference.kind {
+        DifferenceKind::Added => format!("{id} is missing here"),
+        DifferenceKind::Removed => format!("{id} is only here"),
+        DifferenceKind::Changed { fields } => format!("{id} differs ({})", fields.join(", ")),
+    }
+}
+
+/// Fetches shards, as many at once as an answer may hold.
+async fn fetch(peer: &Peer, wanted: Vec<ShardRef>) -> Result<Vec<ShardCopy>, NotTaken> {
+    let mut shards = Vec::new();
+    let mut group: Vec<ShardRef> = Vec::new();
+    let mut size = 0;
+    let mut groups = Vec::new();
+    for shard in wanted {
+        if !group.is_empty() && size + shard.max_size() > MAX_SHARDS {
+            groups.push(std::mem::take(&mut group));
+            size = 0;
+        }
+        size += shard.max_size();
+        group.push(shard);
+    }
+    groups.extend(Some(group).filter(|group| !group.is_empty()));
+    for wanted in groups {
+        let query = ShardsQuery { v: Version, wanted };
+        let answer: ShardsAnswer = peer.call(PATH, &query, DEADLINE, MAX_ANSWER).await.map_err(failed)?;
+        shards.extend(answer.shards);
+    }
+    Ok(shards)
+}
+
+/// Keeps the present configuration as a file if the next one does not contain it, as that of a home that was replaced while
+/// it was away.
+async fn keep_what_is_lost(shared: &Shared, head: &HeadCopy, current: &Stored) -> Result<(), NotTaken> {
+    let (Some(folder), false) = (&shared.config.lost, head.contains(current.generation())) else {
+        return Ok(());
+    };
+    let file = lost::keep(folder, current, shared.handle.now()).await.map_err(failed)?;
+    tracing::error!(
+        generation = %current.generation(), by = %head.generation(), file = %file.display(),
+        "this site's configuration is replaced by one that does not contain it; it is kept as a file"
+    );
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Asks every other site what has changed, and takes it.
+//!
+//! There is one task for each site that the documents name, so that a site which does not answer holds up no other.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use store::{
+    engine::{Backoff, Retry},
+    model::Name,
+};
+use tokio::task::JoinSet;
+
+use super::{ask::ask, join};
+use crate::{
+    api::SiteState,
+    control::{ControlHandle, Shared},
+    sites::{Peer, Peers},
+};
+
+/// The shortest and the longest time between two calls of a site that does not answer.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+
+impl ControlHandle {
+    /// Takes part in the exchange between sites until this future is dropped. A site that is new asks the control that it
+    /// `joins`.
+    pub async fn follow_sites(self, peers: Peers, joins: Option<Peer>) {
+        let mut snapshots = self.shared.handle.snapshots();
+        let mut following: BTreeMap<Name, tokio::task::AbortHandle> = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(adopt_verdicts(self.clone(), peers.clone()));
+        if let Some(peer) = joins {
+            tasks.spawn(join::follow(self.clone(), peer));
+        }
+        loop {
+            let sites: Vec<Name> = peers.all().iter().filter_map(|it| it.site().cloned()).collect();
+            following.retain(|site, task| {
+                let stays = sites.contains(site);
+                if !stays {
+                    task.abort();
+                }
+                stays
+            });
+            self.shared.sites.retain(|site| sites.contains(site));
+            for site in sites {
+                following
+                    .entry(site.clone())
+                    .or_insert_with(|| tasks.spawn(follow(Arc::clone(&self.shared), peers.clone(), site)));
+            }
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() {
+                    // The node ends.
+                    return std::future::pending().await;
+                },
+                Some(ended) = tasks.join_next() => if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    std::panic::resume_unwind(error.into_panic());
+                },
+            }
+        }
+    }
+}
+
+/// Asks one site for ever.
+async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
+    let [shortest, longest] = BACKOFF;
+    let mut retry = Retry::new("asking the control of another site")
+        .meanwhile("what it told last stays")
+        .subject(site.to_string())
+        .backoff(Backoff::new(shortest, longest));
+    let mut last: Option<SiteState> = None;
+    loop {
+        let Some(peer) = peers.of(&site) else {
+            // The documents no longer name it; this task is about to be ended.
+            tokio::time::sleep(longest).await;
+            continue;
+        };
+        match ask(&shared, &peer, &site, last.clone()).await {
+            Ok(state) => {
+                last = Some(state);
+                retry.succeeded();
+            }
+            Err(error) => {
+                shared.metrics.exchange_failures.increment();
+                retry.wait_after(&error).await;
+            }
+        }
+    }
+}
+
+/// Fetches the verdicts of the other sites whenever this control wants them.
+async fn adopt_verdicts(control: ControlHandle, peers: Peers) {
+    const PATH: &str = "/v1/sites/verdicts";
+    const DEADLINE: Duration = Duration::from_secs(2);
+    const MAX: usize = 64 * 1024 * 1024;
+    const PAUSE: Duration = Duration::from_millis(500);
+    loop {
+        control.wants_verdicts().await;
+        let mut calls = JoinSet::new();
+        for peer in peers.all() {
+            calls.spawn(async move { peer.get(PATH, DEADLINE, MAX).await.ok() });
+        }
+        let answers = calls.join_all().await.into_iter().flatten().collect();
+        if let Some(site) = control.adopt(answers) {
+            tracing::info!(%site, "adopting the verdicts of the site that has heard most");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
