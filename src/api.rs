@@ -34,9 +34,9 @@ pub use problem::Problem;
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
 pub use sites::{
-    ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, JoinOrder, Joined,
-    LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery, SiteIdentity, SiteState,
-    SiteVerdictsAnswer,
+    ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, InstancesAnswer, InstancesQuery,
+    JoinOrder, Joined, LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery,
+    SiteIdentity, SiteState, SiteVerdictsAnswer,
 };
 pub use status::{
     CnameToSet, Finding, NodeStatus, SeenByVantage, Status, StatusQuery, TargetStatus, VantageStatus,

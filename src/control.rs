@@ -44,6 +44,7 @@ use store::{
     handle::{Following, Handle},
     health::{Batch, BatchReply, Work},
     model::{Name, Span},
+    remote::{RemoteMetrics, Teller},
     vital,
     writers::Writer,
 };
@@ -173,6 +174,10 @@ struct Shared {
     evidence: watch::Sender<Arc<drains::Evidence>>,
     adoption: adoption::Company,
     sites: SeenSites,
+    /// What this site tells others of its registry.
+    teller: Teller,
+    /// Counters of what sites tell one another of their registries.
+    remote: Arc<RemoteMetrics>,
     /// The documents of this site may be replaced by those of the home.
     take_home: AtomicBool,
     /// The configuration that was copied last, so that a copy reads only what has changed.
@@ -203,6 +208,8 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
     let work = WorkList::starting_at(handle.now());
     let nodes = liveness::Nodes::new(config.settle);
     let bearers = bearers::Bearers::new(Arc::clone(&engine), handle.clone(), nodes.clone());
+    let remote = Arc::<RemoteMetrics>::default();
+    let teller = Teller::new(&config.boot, Arc::clone(&remote));
     let shared = Arc::new(Shared {
         config,
         engine,
@@ -216,6 +223,8 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         evidence: watch::Sender::new(Arc::default()),
         adoption: adoption::Company::new(),
         sites: SeenSites::default(),
+        teller,
+        remote,
         take_home: AtomicBool::new(false),
         copied: tokio::sync::Mutex::default(),
     });
@@ -378,6 +387,12 @@ impl ControlHandle {
         drain: &store::drain::Drain,
     ) -> Result<Option<store::drain::DrainId>, Refused> {
         self.drain_orders.also_excluding(drain).await
+    }
+
+    /// Counters of what sites tell one another of their registries.
+    #[must_use]
+    pub fn remote_metrics(&self) -> Arc<RemoteMetrics> {
+        Arc::clone(&self.shared.remote)
     }
 
     /// Control's counters.

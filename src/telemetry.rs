@@ -114,6 +114,7 @@ mod tests {
             ("`prober`", prober::start(prober, "b".into()).unwrap().metrics()),
             ("`control`", Arc::new(crate::control::Metrics::default())),
             ("`control`", Arc::new(crate::sites::PeerMetrics::default())),
+            ("`control`", Arc::new(store::remote::RemoteMetrics::default())),
         ];
         let mut page = include_str!("telemetry/metrics_head.md").to_owned();
         let mut above = "";

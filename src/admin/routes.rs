@@ -155,6 +155,12 @@ fn between_sites() -> Vec<Route<Admin>> {
         ),
         post("/v1/sites/shards", Needs::Site, "Shards of this site's configuration.", sites::shards),
         post(
+            "/v1/sites/instances",
+            Needs::Site,
+            "The instances of this site that follow a cursor; waits for up to a second for news.",
+            sites::instances,
+        ),
+        post(
             "/v1/sites/change",
             Needs::Site,
             "A change of documents that another site passes on to the home.",

@@ -14,8 +14,8 @@ use store::model::Name;
 use super::{Admin, Caller, JsonBody, Problem};
 use crate::{
     api::{
-        ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, ShardsAnswer, ShardsQuery, SiteIdentity,
-        SiteVerdictsAnswer,
+        ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, InstancesAnswer, InstancesQuery,
+        ShardsAnswer, ShardsQuery, SiteIdentity, SiteVerdictsAnswer,
     },
     certificate::clients::ClientCertificate,
     sites::{
@@ -124,6 +124,15 @@ pub(super) async fn change(
     JsonBody(asked): JsonBody<ChangeAtHome>,
 ) -> Json<HomeAnswer> {
     Json(admin.change_for(site.as_str(), asked).await)
+}
+
+/// The instances of this site.
+pub(super) async fn instances(
+    State(admin): State<Admin>,
+    SiteCaller(_): SiteCaller,
+    JsonBody(query): JsonBody<InstancesQuery>,
+) -> Json<InstancesAnswer> {
+    Json(admin.control.instances(query).await)
 }
 
 /// The verdicts with their history.

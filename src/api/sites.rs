@@ -8,6 +8,7 @@ use store::{
     health_state::SiteVerdicts,
     model::{Authority, DocumentId, Generation, Name, Span},
     orders::OrderRecord,
+    remote::{Cursor, Page},
 };
 use utoipa::ToSchema;
 
@@ -223,4 +224,28 @@ pub struct Joined {
     /// The generation that it has now.
     #[schema(value_type = schema::Generation)]
     pub generation: Generation,
+}
+
+/// A question for the instances of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstancesQuery {
+    /// The version of the exchange between sites.
+    #[schema(value_type = u32)]
+    pub v: Version,
+    /// What was told last; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub cursor: Option<Cursor>,
+}
+
+/// The instances of a site that follow a cursor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InstancesAnswer {
+    /// The version of the exchange between sites.
+    #[schema(value_type = u32)]
+    pub v: Version,
+    /// The next page; absent if there is no news.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub page: Option<Page>,
 }

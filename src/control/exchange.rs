@@ -11,6 +11,7 @@
 
 mod ask;
 mod copy;
+mod instances;
 mod join;
 pub(super) mod lost;
 mod promote;

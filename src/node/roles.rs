@@ -181,6 +181,7 @@ impl Node {
         let control = control::start(settings, Arc::clone(&opened.engine), handle.clone());
         let handle = control.handle();
         self.sources.push(handle.metrics());
+        self.sources.push(handle.remote_metrics());
         let ending = self.shutdown.begun();
         self.spawn("control", async move { control.run(ending).await.map_err(Into::into) });
         let join = join.map(|it| peers.at(it.urls, it.ca_file, it.token_file));

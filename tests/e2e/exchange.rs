@@ -6,7 +6,7 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Reaped, ensure, eventually, free_port, waypost};
+use crate::harness::{Reaped, ensure, eventually, free_port, runtime, waypost};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -14,6 +14,10 @@ pub fn trials() -> Vec<Trial> {
         Trial::test(
             "exchange::a_home_that_was_replaced_meanwhile_gives_way_and_keeps_what_it_had",
             promotion,
+        ),
+        Trial::test(
+            "exchange::a_service_of_one_site_is_served_at_the_other_also_when_that_site_is_dark",
+            across,
         ),
         Trial::test("exchange::a_site_with_other_documents_joins_only_when_it_is_told_to", with_documents),
     ]
@@ -26,12 +30,16 @@ struct Site {
     name: &'static str,
     folder: PathBuf,
     port: u16,
+    /// Where its engine and its gateway listen.
+    engine: u16,
+    gateway: u16,
     process: Option<Reaped>,
 }
 
 impl Site {
     fn new(folder: &TempDir, name: &'static str) -> Self {
-        Self { name, folder: folder.path().to_owned(), port: free_port(), process: None }
+        let [port, engine, gateway] = [(); 3].map(|()| free_port());
+        Self { name, folder: folder.path().to_owned(), port, engine, gateway, process: None }
     }
 
     fn url(&self) -> String {
@@ -47,11 +55,14 @@ impl Site {
             format!("join = [{:?}]\njoin_token_file = {:?}\n", home.url(), self.file("site.token"))
         });
         let text = format!(
-            "node = \"control-{0}\"\nsite = \"{0}\"\ndata_dir = {1:?}\n[store]\nengine = \"embedded\"\n[control]\n\
+            "node = \"control-{0}\"\nsite = \"{0}\"\ndata_dir = {1:?}\n[store]\nengine = \"embedded\"\n\
+             http = \"127.0.0.1:{3}\"\n[proxy]\ncluster = \"main\"\nlisten = [\"127.0.0.1:{4}\"]\n[control]\n\
              listen = \"127.0.0.1:{2}\"\n{join}",
             self.name,
             self.file("data"),
-            self.port
+            self.port,
+            self.engine,
+            self.gateway
         );
         std::fs::write(self.file("node.toml"), text)?;
         let log = std::fs::File::create(self.file("log"))?;
@@ -88,6 +99,37 @@ impl Site {
 
     fn status(&self) -> Result<Value, Failed> {
         Ok(serde_json::from_str(&self.done(&["status", "--json"])?)?)
+    }
+
+    /// A back end that registers itself at this site's engine.
+    fn back_end(&self, service: &str, id: &str) -> Result<Reaped, Failed> {
+        let mut command = waypost();
+        command
+            .args([
+                "demo-backend",
+                "--die-with-parent",
+                "--service",
+                service,
+                "--id",
+                id,
+                "--site",
+                self.name,
+            ])
+            .args(["--engine", &format!("http://127.0.0.1:{}", self.engine)])
+            .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+            .arg("--token-file")
+            .arg(self.file("no.token"));
+        Ok(Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+
+    /// What this site's gateway answers for a host: the status and the text.
+    fn ask(&self, host: &str) -> Result<(u16, String), Failed> {
+        let url = format!("http://127.0.0.1:{}/", self.gateway);
+        runtime().block_on(async {
+            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+            let answer = client.get(url).header("host", host).send().await?;
+            Ok((answer.status().as_u16(), answer.text().await?.trim().to_owned()))
+        })
     }
 
     fn has_problem(&self, kind: &str) -> bool {
@@ -225,4 +267,36 @@ fn with_documents() -> Result<(), Failed> {
     ensure(bj.has("vantage", "own"), || "nothing is done".to_owned())?;
     let text = bj.done(&["join", "--take-home"])?;
     ensure(text.contains("@sh") && !bj.has("vantage", "own"), || text)
+}
+
+/// A service that is registered at one site only.
+fn across() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let (bj, mut sh) = joined(&folder)?;
+    let service =
+        "kind: Service\nname: web\ncluster: main\nconsul: { service: web }\nhosts: [web.example.com]\n";
+    let (applied, text) = bj.apply(service)?;
+    ensure(applied, || text)?;
+    let first = sh.back_end("web", "w1")?;
+    let served =
+        |site: &Site, id: &str| site.ask("web.example.com").is_ok_and(|it| it == (200, id.to_owned()));
+    eventually("an instance at its own site", PATIENCE, || served(&sh, "w1"))
+        .map_err(|error| Failed::from(format!("{error:?}: {:?}", sh.ask("web.example.com"))))?;
+    eventually("an instance of another site", PATIENCE, || served(&bj, "w1"))?;
+    // What its site takes away is taken away here too.
+    drop(first);
+    let second = sh.back_end("web", "w2")?;
+    eventually("another instance", PATIENCE, || served(&bj, "w2"))?;
+    // The site is dark, engine and all, and the instance goes on.
+    sh.kill();
+    eventually("a dark site", PATIENCE, || bj.has_problem("site_dark"))?;
+    for _ in 0..20 {
+        let answer = bj.ask("web.example.com")?;
+        ensure(answer == (200, "w2".to_owned()), || format!("{answer:?} while its site is dark"))?;
+    }
+    drop(second);
+    eventually("an answer without an instance", PATIENCE, || {
+        bj.ask("web.example.com").is_ok_and(|(status, _)| status >= 502)
+    })?;
+    Ok(())
 }

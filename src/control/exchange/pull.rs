@@ -10,7 +10,7 @@ use store::{
 };
 use tokio::task::JoinSet;
 
-use super::{ask::ask, join};
+use super::{ask::ask, instances, join};
 use crate::{
     api::SiteState,
     control::{ControlHandle, Shared},
@@ -28,6 +28,8 @@ impl ControlHandle {
         let mut following: BTreeMap<Name, tokio::task::AbortHandle> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(adopt_verdicts(self.clone(), peers.clone()));
+        tasks.spawn(instances::tell(Arc::clone(&self.shared), peers.clone()));
+        tasks.spawn(instances::write(Arc::clone(&self.shared), peers.clone()));
         if let Some(peer) = joins {
             tasks.spawn(join::follow(self.clone(), peer));
         }
