@@ -80,7 +80,7 @@ impl Shared {
         })
     }
 
-    /// The ports it listens at, as many as other sites are told.
+    /// The ports it listens at, as many as other sites learn.
     pub(crate) fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.addresses.iter().map(SocketAddr::port).collect();
         ports.dedup();

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The control of another site. A handler that takes it answers nobody else.
+/// The control of another site. A handler that takes it answers no other caller.
 #[derive(Debug)]
 pub(super) struct SiteCaller(pub(super) Name);
 

@@ -25,7 +25,7 @@ use super::{ControlHandle, Shared, shards};
 const ALONE_AFTER: Duration = Duration::from_secs(3);
 /// How long answers of the other sites are waited for, and then how long until this node has what was adopted.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A control that does not lead asks nobody. If it comes to lead later than this, the one that led has asked.
+/// A control that does not lead asks no other site. If it comes to lead later than this, the one that led has asked.
 const LEFT_TO_THE_LEADER: Duration = Duration::from_secs(30);
 /// How often the passing of time is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -60,7 +60,7 @@ struct Reliance {
     best: Option<Arc<SiteVerdicts>>,
 }
 
-/// What [`Reliance`] is told of this node.
+/// What [`Reliance`] knows of this node.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     hearing: Hearing,

@@ -88,7 +88,7 @@ impl Holder {
 struct Silent {
     session: SessionId,
     holder: Holder,
-    /// The number at which its heartbeat stands still.
+    /// The number that its heartbeat no longer changes.
     number: u64,
     silent: Duration,
 }
@@ -97,11 +97,11 @@ struct Silent {
 /// control went on.
 #[derive(Debug, Default)]
 struct Proof {
-    /// The number at which the holder's heartbeat stands still.
-    stands_at: Option<u64>,
+    /// The number that the holder's heartbeat no longer changes.
+    unchanged_at: Option<u64>,
     /// The last number of our own heartbeat that was counted, and when.
     counted: Option<(u64, Instant)>,
-    /// How many of our own were counted since the holder's stands still.
+    /// How many of our own were counted since the holder's last changed.
     ours: usize,
 }
 
@@ -110,8 +110,8 @@ impl Proof {
     fn look(&mut self, holder: Option<&Node>, ours: Option<&Node>, now: Instant) -> Option<(u64, Duration)> {
         let (holder, ours) = (holder?, ours?);
         let (theirs, own) = (holder.heartbeat.number, ours.heartbeat.number);
-        if self.stands_at != Some(theirs) {
-            *self = Self { stands_at: Some(theirs), counted: Some((own, now)), ours: 0 };
+        if self.unchanged_at != Some(theirs) {
+            *self = Self { unchanged_at: Some(theirs), counted: Some((own, now)), ours: 0 };
         }
         // Several that were held up together count once.
         if self.counted.is_none_or(|(number, at)| number != own && now.duration_since(at) >= APART) {

@@ -199,7 +199,7 @@ pub fn calling_site(
     about_request(said, own).map(|()| site)
 }
 
-/// Only a caller that is known is told about its request.
+/// Only a known caller learns what is wrong with its request.
 fn about_request(said: Said<'_>, own: &Name) -> Result<(), Refusal> {
     if let Some(meant) = said.meant_for
         && meant != own.as_str()

@@ -77,7 +77,7 @@ impl Carrier for Http {
         let asked = tokio::time::timeout(deadline, self.try_all(&request, &trying)).await;
         asked.unwrap_or_else(|_| {
             let at = trying.load(Ordering::Relaxed);
-            // It may answer nobody any more, so the next call begins with another one.
+            // It may not answer any call, so the next one begins with another URL.
             self.first.store(at.wrapping_add(1), Ordering::Relaxed);
             let url = self.url(at).ok_or_else(no_url)?;
             Err(PeerError::Timeout { url: url.clone(), deadline })

@@ -58,7 +58,7 @@ fn silent() -> (std::net::TcpListener, ControlUrl) {
     (listener, url)
 }
 
-/// A URL at which nobody listens.
+/// A URL at which no server listens.
 fn closed() -> ControlUrl {
     silent().1
 }

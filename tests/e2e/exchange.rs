@@ -19,7 +19,7 @@ pub fn trials() -> Vec<Trial> {
             "exchange::a_service_of_one_site_is_served_at_the_other_also_when_that_site_is_dark",
             across,
         ),
-        Trial::test("exchange::a_site_with_other_documents_joins_only_when_it_is_told_to", with_documents),
+        Trial::test("exchange::a_site_with_other_documents_joins_only_on_order", with_documents),
     ]
 }
 
@@ -165,19 +165,25 @@ fn world(bj: &Site, sh: &Site) -> String {
     )
 }
 
+/// Makes the token of each site's control at the home, and writes it where that control reads it.
+fn make_tokens(home: &Site, sites: [&Site; 2]) -> Result<(), Failed> {
+    for site in sites {
+        let name = format!("site-{}", site.name);
+        let made =
+            home.done(&["--json", "token", "create", &name, "--role", "control", "--site", site.name])?;
+        let made: Value = serde_json::from_str(&made)?;
+        std::fs::write(site.file("site.token"), made["secret"].as_str().ok_or("a secret")?)?;
+    }
+    Ok(())
+}
+
 /// Two sites of which `bj` has joined `sh`, where the documents are.
 fn joined(folder: &TempDir) -> Result<(Site, Site), Failed> {
     let (mut bj, mut sh) = (Site::new(folder, "bj"), Site::new(folder, "sh"));
     sh.start(None)?;
     let (applied, text) = sh.apply(&world(&bj, &sh))?;
     ensure(applied && text.contains("@sh"), || text)?;
-    for site in [&bj, &sh] {
-        let name = format!("site-{}", site.name);
-        let made =
-            sh.done(&["--json", "token", "create", &name, "--role", "control", "--site", site.name])?;
-        let made: Value = serde_json::from_str(&made)?;
-        std::fs::write(site.file("site.token"), made["secret"].as_str().ok_or("a secret")?)?;
-    }
+    make_tokens(&sh, [&bj, &sh])?;
     bj.start(Some(&sh))?;
     let home = |site: &Site| site.status().is_ok_and(|status| status["generation"]["site"] == "sh");
     eventually("one home", PATIENCE, || home(&bj) && home(&sh))?;
@@ -242,7 +248,7 @@ fn promotion() -> Result<(), Failed> {
     ensure(applied && text.contains("@bj") && bj.has("vantage", "later"), || text)
 }
 
-/// A site with documents of its own joins if they are the same, or if it is told to take the home's.
+/// A site with documents of its own joins if they are the same, or if a person orders it to take the home's.
 fn with_documents() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let (mut bj, mut sh) = (Site::new(&folder, "bj"), Site::new(&folder, "sh"));
@@ -254,13 +260,7 @@ fn with_documents() -> Result<(), Failed> {
     ensure(applied && !text.contains('@'), || format!("a site that joins is no home: {text}"))?;
     let (applied, text) = sh.apply(&world(&bj, &sh))?;
     ensure(applied, || text)?;
-    for site in [&bj, &sh] {
-        let name = format!("site-{}", site.name);
-        let made =
-            sh.done(&["--json", "token", "create", &name, "--role", "control", "--site", site.name])?;
-        let made: Value = serde_json::from_str(&made)?;
-        std::fs::write(site.file("site.token"), made["secret"].as_str().ok_or("a secret")?)?;
-    }
+    make_tokens(&sh, [&bj, &sh])?;
     eventually("a refusal with the differences", PATIENCE, || {
         bj.command(&["status"]).is_ok_and(|(_, text)| text.contains("Vantage own is only here"))
     })?;

@@ -75,7 +75,7 @@ fn a_control_that_heard_too_few_for_a_while_asks_once_it_hears_again() {
 }
 
 #[test]
-fn where_nobody_answers_it_goes_on_with_its_own_after_a_while() {
+fn without_any_answer_it_goes_on_with_its_own_after_a_while() {
     let mut reliance = Reliance { others: Some(true), ..Reliance::new() };
     reliance.lead(true, at(0));
     reliance.look(hears(false, 0, 0));

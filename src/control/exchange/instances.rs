@@ -2,7 +2,7 @@
 //!
 //! The control that holds the lock `sites` asks every other site and writes what it gets, so that this site's nodes read it
 //! there. A control that is asked answers from the discovery entries of its own node, so every control of a site can.
-//! While the documents name no other site with a control, nothing is followed and nothing is told.
+//! While the documents name no other site with a control, nothing is followed and nothing is sent.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! Configurations that were replaced by one which does not contain them.
 //!
-//! A home that was cut off while another site was promoted may have committed what nobody else has. When it meets the
+//! A home that was cut off while another site was promoted may have committed what no other site has. When it meets the
 //! other again its configuration gives way, and nothing is merged. What it had is kept as a backup file, so that a person can
 //! look at what was lost and apply it again.
 

@@ -268,7 +268,7 @@ async fn a_control_that_does_not_lead_tells_of_the_answers_that_the_leaders_deat
     other.stop().await;
 }
 
-/// Two controls are told what one vantage sees; the prober counts what it tells them.
+/// Two controls receive what one vantage sees; the prober counts what it tells them.
 #[tokio::test(start_paused = true)]
 async fn what_a_slow_control_was_told_is_not_put_over_what_the_other_was_told_later() {
     let fixture = Fixture::start().await;

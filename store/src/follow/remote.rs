@@ -1,7 +1,7 @@
 //! Follows what other sites tell of their instances, as this site's control writes it to this site's engine.
 //!
 //! One long poll follows the heads of all sites. What changed is read as batches, and only who starts or fell far behind
-//! reads everything. A site whose head stands still is dark: what it told last stays, on this node's disk too.
+//! reads everything. A site whose head no longer changes is dark: what it sent last stays, on this node's disk too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// A site whose head stands still for this long is dark. While a site answers, the head moves every few seconds.
+/// A site whose head has not changed for this long is dark. While a site answers, the head moves every few seconds.
 const STALE_AFTER: Duration = Duration::from_secs(15);
 /// How often it is looked whether a site is dark, and a piece is written to the disk.
 const EVERY: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ struct Remote {
     unreadable: BTreeSet<String>,
 }
 
-/// Follows until nobody takes the news. Only gateways and controls use instances of other sites.
+/// Follows until the receiver of the news is gone. Only gateways and controls use instances of other sites.
 pub(super) async fn follow(shared: Shared, news: mpsc::Sender<RemoteNews>) {
     if !["proxy", "control"].iter().any(|it| shared.identity.roles.contains(*it)) {
         return;

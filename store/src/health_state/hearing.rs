@@ -39,7 +39,7 @@ pub struct Heard {
 }
 
 impl Hearing {
-    /// As it is told to others now.
+    /// As other sites receive it now.
     #[must_use]
     pub fn told(&self, now: Moment) -> Heard {
         let lasting = self.since.map_or(Duration::ZERO, |since| now.since(since));

@@ -57,7 +57,7 @@ impl Log {
         new
     }
 
-    /// Sets what is told of services; `None`: nothing any more. True if something changed.
+    /// Sets what other sites learn of services; `None`: nothing any more. True if something changed.
     pub(super) fn tell(&mut self, services: impl IntoIterator<Item = (String, Option<Told>)>) -> bool {
         let before = self.number;
         for (service, told) in services {

@@ -30,7 +30,7 @@ pub struct Teller {
     metrics: Arc<RemoteMetrics>,
 }
 
-/// A service whose entry is told, as last looked at.
+/// A service whose entry is sent to other sites, as last looked at.
 #[derive(Debug)]
 struct Seen {
     slot: Arc<ServiceSlot>,
@@ -81,7 +81,7 @@ impl Teller {
         self.change(|log| log.listen(gateways));
     }
 
-    /// Sets what is told of services; `None`: nothing any more.
+    /// Sets what other sites learn of services; `None`: nothing any more.
     pub fn tell(&self, services: impl IntoIterator<Item = (String, Option<Told>)>) {
         self.change(|log| log.tell(services));
     }

@@ -144,7 +144,7 @@ impl World {
         self.read().await;
     }
 
-    /// What the reader has is what is told; of services that are not read, more may be left.
+    /// What the reader has is what was sent; of services that are not read, more may be left.
     fn agrees(&self) -> Result<(), String> {
         let copy = self.copy.as_ref().map(|it| &it.state).cloned().unwrap_or_default();
         let names = |state: &State| state.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();

@@ -14,7 +14,7 @@ use crate::{
 
 /// The maximum number of services of a site.
 pub(super) const MAX_SERVICES: usize = 20_000;
-/// The maximum size of what is told of a service, in bytes of JSON; about 1,000 instances.
+/// The maximum size of what is sent of a service, in bytes of JSON; about 1,000 instances.
 pub(super) const MAX_SERVICE: usize = 128 * 1024;
 /// The maximum length of an instance's node, id and address, and of a service's name.
 const MAX_WORD: usize = 512;
@@ -62,10 +62,10 @@ pub struct Instance {
     /// Its weight.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
-    /// Metadata, as much of it as is told.
+    /// Metadata, as much of it as is sent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub meta: BTreeMap<String, String>,
-    /// Tags, as many as are told.
+    /// Tags, as many as are sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
     /// In maintenance.
@@ -107,7 +107,7 @@ const fn order_of(key: &InstanceKey) -> Order<'_> {
 pub(crate) struct Cut {
     /// Instances that are not told.
     pub(super) instances: u64,
-    /// Instances that are told without some of their metadata or tags.
+    /// Instances that are sent without some of their metadata or tags.
     pub(super) labels: u64,
 }
 
@@ -181,7 +181,7 @@ const SITE: &str = "site";
 /// The key of the metadata by which drains recognise a new process.
 const BOOT: &str = "boot";
 
-/// As much of the metadata as is told, `boot` first.
+/// As much of the metadata as is sent, `boot` first.
 fn meta_of(endpoint: &Endpoint) -> BTreeMap<String, String> {
     let boot = endpoint.meta.get_key_value(BOOT);
     let others = endpoint.meta.iter().filter(|(name, _)| !matches!(name.as_str(), BOOT | SITE));
@@ -341,7 +341,7 @@ impl Change {
             && self.gone.iter().all(key)
             && self.value.as_ref().is_none_or(|(_, reason)| short(reason))
             && size(self) <= MAX_SERVICE + 16 * 1024;
-        (!fits).then(|| format!("what is told of the service {:?} is too long", self.service))
+        (!fits).then(|| format!("what was sent of the service {:?} is too long", self.service))
     }
 }
 
@@ -352,13 +352,13 @@ pub struct State {
 }
 
 impl State {
-    /// What is told of a service.
+    /// What is sent of a service.
     #[must_use]
     pub fn get(&self, service: &str) -> Option<&Arc<Told>> {
         self.services.get(service)
     }
 
-    /// Every service with what is told of it.
+    /// Every service with what was sent of it.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Arc<Told>)> {
         self.services.iter()
     }
@@ -381,7 +381,7 @@ impl State {
         self.services.is_empty()
     }
 
-    /// Replaces what is told of a service.
+    /// Replaces what was sent of a service.
     pub(super) fn put(&mut self, service: String, told: Arc<Told>) {
         self.services.insert(service, told);
     }

@@ -100,7 +100,7 @@ impl Checked {
         is_fine.then_some(world)
     }
 
-    /// Goes on to the world after changes that were made meanwhile, by whomever.
+    /// Goes on to the world after changes that were made meanwhile, by any author.
     ///
     /// # Errors
     /// As [`World::check`]; then it stays as it was.

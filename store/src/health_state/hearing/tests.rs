@@ -163,7 +163,7 @@ fn who_heard_most_vantages_for_longest_is_taken() {
         most_heard(&name("bj"), heard, others).map(|it| it.site.to_string())
     };
     assert_eq!(choose((0, 0), &[]), None);
-    assert_eq!(choose((0, 0), &[answer("gz", 0, 900)]), None, "nobody hears anything");
+    assert_eq!(choose((0, 0), &[answer("gz", 0, 900)]), None, "no vantage is heard");
     assert_eq!(choose((2, 900), &[answer("sh", 3, 1)]).unwrap(), "sh", "more of them");
     assert_eq!(choose((3, 10), &[answer("sh", 3, 900), answer("gz", 3, 600)]).unwrap(), "sh", "for longer");
     assert_eq!(choose((3, 900), &[answer("sh", 3, 10), answer("gz", 2, 999)]), None, "ours are the best");
