@@ -4,18 +4,14 @@
 //! there. A control that is asked answers from the discovery entries of its own node, so every control of a site can.
 //! While the documents name no other site with a control, nothing is followed and nothing is sent.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
     engine::{KvOp, Retry},
     model::Name,
     remote::{Dark, MAX_PAGE, TakeError, Writer, gateways_of},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     api::{InstancesAnswer, InstancesQuery, exchange::Version},
