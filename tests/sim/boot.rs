@@ -1,6 +1,9 @@
 //! How nodes start: the program's own parts, each given its rim.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use prober::Admin;
 use store::{
@@ -79,7 +82,8 @@ impl Simulation {
         let joins = self.world.connected && site.as_str() != "s0";
         config.joins = joins;
         config.lost = self.connected.lost.get(&seat.id).map(|it| it.path().to_owned());
-        let own = Own { site, node, boot: identity.boot.clone(), certificate: None };
+        let boot = identity.boot.clone();
+        let own = Own { site, node, boot, certificate: None, folder: PathBuf::new() };
         let home: Vec<ControlUrl> =
             self.world.controls_of(0).into_iter().map(|it| url_of(it).parse().unwrap()).collect();
         let connected = self.world.connected;

@@ -124,7 +124,8 @@ impl World {
 
     /// Clients of two networks of each site, and one that is nowhere.
     pub fn clients(&self) -> Vec<IpAddr> {
-        let near = (0..self.sites).flat_map(|n| [0, 77].map(|net| IpAddr::from([10, n as u8, net, 1])));
+        let nets: &[u8] = if self.connected { &[77] } else { &[0, 77] };
+        let near = (0..self.sites).flat_map(|n| nets.iter().map(move |net| IpAddr::from([10, n as u8, *net, 1])));
         near.chain([IpAddr::from([203, 0, 113, 1])]).collect()
     }
 
