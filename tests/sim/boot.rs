@@ -100,6 +100,7 @@ impl Simulation {
             *lock(&opened) = Some(door);
             let join = joins.then(|| peers.at(home, None, "/site.token".into()));
             tokio::select! {
+                biased;
                 ran = control.run(std::future::pending()) => ran.unwrap(),
                 () = exchange.follow_sites(peers, join), if connected => {}
             }
@@ -147,7 +148,7 @@ impl Simulation {
         let evidence: Arc<Mutex<Evidence>> = Arc::default();
         let number = seat.id.0 % 10;
         let controls: Vec<Id> = (0..self.world.controls).map(World::control).collect();
-        let vantage: store::model::Name = World::name(seat.id).parse().unwrap();
+        let vantage: Name = World::name(seat.id).parse().unwrap();
         let office = |control: &Id| {
             Arc::new(Office {
                 seat: seat.clone(),

@@ -199,6 +199,7 @@ async fn watch(link: Arc<Link>, mut in_use: ServicesInUse, changes: mpsc::Sender
             });
         }
         tokio::select! {
+            biased;
             changed = in_use.changed() => if changed.is_err() { return },
             () = changes.closed() => return,
         }

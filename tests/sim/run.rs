@@ -221,7 +221,7 @@ impl Simulation {
     }
 
     /// Nodes with the same verdicts give every client the same answer, with every policy.
-    fn disagreement_among_readers(&self) -> Option<String> {
+    pub fn disagreement_among_readers(&self) -> Option<String> {
         let answers = |node: &Node| Some((World::name(node.id), self.checker.answers_of(node, &self.world)?));
         let mut readers = self.nodes.values().filter_map(answers);
         let (first, expected) = readers.next()?;
@@ -264,7 +264,10 @@ impl Simulation {
     fn happen(&mut self, event: Event) {
         self.trace(format!("{event:?}"));
         if !matches!(event, Event::Between(Between::Order(..))) {
-            let died = !matches!(event, Event::Between(Between::Cut(..) | Between::Heal(..)));
+            let died = matches!(
+                event,
+                Event::Crash(..) | Event::Restart { .. } | Event::RollBack(_) | Event::Between(Between::Instance(..))
+            );
             self.connected.calm.disturbed(self.now, died);
         }
         match event {

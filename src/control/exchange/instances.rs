@@ -65,6 +65,8 @@ pub(super) async fn tell(shared: Arc<Shared>, peers: Peers) {
         };
         let alone = async { while !peers.all().is_empty() && snapshots.changed().await.is_ok() {} };
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             () = shared.teller.run(shared.handle.clone()) => return std::future::pending().await,
             () = listening => {}
             () = alone => {}
@@ -113,6 +115,8 @@ async fn write_all(shared: Arc<Shared>, peers: Peers, held: Arc<lock::Held>) {
             });
         }
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             changed = snapshots.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },

@@ -49,6 +49,8 @@ impl ControlHandle {
                     .or_insert_with(|| tasks.spawn(follow(Arc::clone(&self.shared), peers.clone(), site)));
             }
             tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself.
+                biased;
                 changed = snapshots.changed() => if changed.is_err() {
                     // The node ends.
                     return std::future::pending().await;

@@ -8,7 +8,7 @@ use store::{
     orders::{Order, OrderKind, OrderRecord, Stamp},
 };
 
-use super::act::{Act, Done, giver};
+use super::act::{Done, giver};
 use crate::{net::Id, run::Report, world::World};
 
 type Place = (String, bool);
@@ -19,7 +19,6 @@ struct Found {
     place: Place,
     stamp: Stamp,
     at: BTreeSet<Id>,
-    asks: bool,
     /// Only an engine had it that was rolled back.
     excused: bool,
 }
@@ -39,7 +38,7 @@ fn place(record: &OrderRecord, order: &Order) -> Place {
 
 impl Orders {
     /// Somebody is about to give an order.
-    pub fn given(&mut self, number: u64, _: &Act) {
+    pub fn given(&mut self, number: u64) {
         self.given.insert(giver(number));
     }
 
@@ -65,7 +64,6 @@ impl Orders {
                 place: place(record, order),
                 stamp: order.stamp.clone(),
                 at: BTreeSet::new(),
-                asks: !matches!(order.kind, OrderKind::Released),
                 excused: false,
             });
             found.at.insert(id);

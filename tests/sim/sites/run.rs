@@ -109,7 +109,7 @@ impl Simulation {
     fn order_at(&mut self, id: Id, act: Act) {
         let number = self.connected.next;
         self.connected.next += 1;
-        self.connected.engines.orders.given(number, &act);
+        self.connected.engines.orders.given(number);
         self.connected.calm.acted(self.now);
         let node = &self.nodes[&id];
         let (began, rate) = (node.seat.began.1, node.seat.rate);

@@ -8,17 +8,25 @@ use crate::{net::lock, run::Simulation, world::World};
 
 /// Documents and orders are equal this soon after the last cut, death, order and change, in milliseconds.
 const EQUAL_WITHIN: u64 = 5_000;
+/// Verdicts are equal this soon after the last cut: a whole report that a silent link swallowed is sent again after 10 s. Here
+/// nothing that was lost is repeated below the requests, as TCP would do.
+const HEARD_WITHIN: u64 = 17_000;
 /// Verdicts and instances, after nodes died: locks have to be taken over, and vantages have to be heard.
 const TAKEN_OVER_WITHIN: u64 = 25_000;
+
+/// For this long answers may differ: a verdict reaches sites one after the other, and so does the end of a hold-down.
+const ONE_AFTER_THE_OTHER: u64 = 3_000;
 
 /// When the world was last disturbed.
 #[derive(Default)]
 pub struct Calm {
     /// An event, but for orders.
     disturbed: u64,
-    /// A node died or came back, or a target did.
+    /// A node died or came back.
     died: u64,
     acted: u64,
+    /// Since when nodes answer differently, although nothing disturbs them.
+    answers_differ: Option<u64>,
 }
 
 impl Calm {
@@ -41,15 +49,24 @@ impl Simulation {
         let since = calm.disturbed.max(calm.acted);
         let died = calm.died;
         if lock(&self.net).is_disturbed() || self.now < since + EQUAL_WITHIN || self.now < 15_000 {
+            self.connected.calm.answers_differ = None;
             return;
         }
         let soon = self.difference_of_engines().or_else(|| self.difference_of_nodes());
-        let verdicts = || {
-            (self.now >= died + TAKEN_OVER_WITHIN)
-                .then(|| self.difference_of_verdicts().or_else(|| self.disagreement_about_instances()))
-                .flatten()
-        };
-        if let Some(what) = soon.or_else(verdicts) {
+        let taken_over = self.now >= died + TAKEN_OVER_WITHIN;
+        let instances = || taken_over.then(|| self.disagreement_about_instances()).flatten();
+        if let Some(what) = soon.or_else(instances) {
+            self.report.violations.push(format!("healed: {what}"));
+        }
+        let differ = || self.difference_of_verdicts().or_else(|| self.disagreement_among_readers());
+        let heard = self.now >= since + HEARD_WITHIN;
+        let differ = (taken_over && heard).then(differ).flatten();
+        let now = self.now;
+        let since = &mut self.connected.calm.answers_differ;
+        *since = differ.is_some().then(|| since.unwrap_or(now));
+        if let Some(what) = differ
+            && since.is_some_and(|it| it + ONE_AFTER_THE_OTHER <= now)
+        {
             self.report.violations.push(format!("healed: {what}"));
         }
     }
