@@ -15,7 +15,7 @@ use super::{Admin, Caller, JsonBody, Problem};
 use crate::{
     api::{
         ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, InstancesAnswer, InstancesQuery,
-        ShardsAnswer, ShardsQuery, SiteIdentity, SiteVerdictsAnswer,
+        ShardsAnswer, ShardsQuery, SiteBearers, SiteIdentity, SiteVerdictsAnswer,
     },
     certificate::clients::ClientCertificate,
     sites::{
@@ -133,6 +133,14 @@ pub(super) async fn instances(
     JsonBody(query): JsonBody<InstancesQuery>,
 ) -> Json<InstancesAnswer> {
     Json(admin.control.instances(query).await)
+}
+
+/// The nodes and vantages that were heard here, for a site whose tokens are about to change.
+pub(super) async fn bearers(
+    State(admin): State<Admin>,
+    SiteCaller(_): SiteCaller,
+) -> Result<Json<SiteBearers>, Problem> {
+    Ok(Json(admin.control.bearers().await?))
 }
 
 /// The verdicts with their history.
