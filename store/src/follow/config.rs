@@ -227,15 +227,19 @@ mod tests {
         follow::{Identity, Options, start},
         geo::tests::small,
         model::{Moment, parse},
+        testing::two_sites,
     };
 
     async fn commit_a_site(engine: &dyn Engine) {
-        let documents = parse("t.yaml", "kind: Site\nname: bj\n").unwrap();
-        let changes = documents.into_iter().map(Change::Put).collect();
+        apply(engine, "kind: Site\nname: bj\n").await;
+    }
+
+    async fn apply(engine: &dyn Engine, text: &str) {
+        let changes = parse("t.yaml", text).unwrap().into_iter().map(Change::Put).collect();
         let author = crate::testing::author();
         let stored = commit::read(engine, None).await.unwrap();
         let Planned::Changed(planned) = plan(&stored, changes, Moment(1), author).unwrap() else {
-            panic!("a new site is a change")
+            panic!("a change")
         };
         let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
         commit::commit(engine, *planned, entry).await.unwrap();
@@ -264,23 +268,13 @@ mod tests {
         follower.leave().await;
     }
 
-    async fn order(engine: &dyn Engine, at: Moment) {
-        let text = "kind: Override\nname: work\ntarget: { site: bj }\nstate: drain\nowner: o\nreason: r\n";
-        let changes = parse("t.yaml", text).unwrap().into_iter().map(Change::Put).collect();
-        let stored = commit::read(engine, None).await.unwrap();
-        let Planned::Changed(planned) = plan(&stored, changes, at, crate::testing::author()).unwrap() else {
-            panic!("a change")
-        };
-        let entry = AuditEntry { at, who: "t".into(), what: "t".into(), generation: None };
-        commit::commit(engine, *planned, entry).await.unwrap();
-    }
-
     #[tokio::test]
     async fn an_order_that_the_engine_has_lost_stays_until_a_restore() {
         let engine = embedded::Embedded::in_memory(embedded::Options::default()).await;
-        commit_a_site(engine.as_ref()).await;
+        apply(engine.as_ref(), &two_sites("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }")).await;
         let without = commit::read(engine.as_ref(), None).await.unwrap();
-        order(engine.as_ref(), Moment(2)).await;
+        let work = "kind: Override\nname: work\ntarget: { site: bj }\nstate: drain\nowner: o\nreason: r\n";
+        apply(engine.as_ref(), work).await;
         let running = commit::read(engine.as_ref(), None).await.unwrap();
         let kept = with_known_orders(&running, without.clone(), Moment(3));
         assert!(kept.orders().agree(running.orders()), "the engine was put back to an earlier state");
