@@ -98,7 +98,7 @@ async fn current(shared: &Shared, last: Option<SiteState>) -> Option<SiteState> 
     let last = last?;
     let head = tokio::time::timeout(ENGINE, read_head(shared.engine.as_ref())).await;
     let has = match head {
-        Ok(Ok(head)) => head.map_or(Generation::default(), |head| head.generation()),
+        Ok(Ok(head)) => head.map_or_else(Generation::default, |head| head.generation()),
         // An engine that is away has lost nothing yet.
         _ => last.generation,
     };
