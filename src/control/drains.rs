@@ -117,7 +117,7 @@ impl DrainOrders {
             let text = format!("{MAX_DRAINS} drains are under way already; wait for one to end");
             return Err(Refused::new(Refusal::Unavailable, text));
         }
-        if known.len() >= MAX_RECORDS {
+        if led.clone().count() >= MAX_RECORDS {
             let text = format!(
                 "{MAX_RECORDS} drains are recorded, most of instances that are still registered; stop those or let \
                  them in (`waypost status` lists them)"

@@ -11,7 +11,10 @@ use std::{
 
 use store::{
     commit::{AuditEntry, audit_write},
-    drain::{Drain, DrainId, Phase, across::is_spared},
+    drain::{
+        Drain, DrainId, Phase,
+        across::{DrainHead, is_spared},
+    },
     engine::{Index, KvOp, TxnOutcome},
     keys,
     model::Name,
@@ -123,6 +126,12 @@ async fn take_cancellations(shared: &Shared, orders: &DrainOrders, site: &Name, 
     }
 }
 
+/// True if the site that leads a drain no longer has it, or is no longer there. `heads`: the drains that the site has, if it
+/// was heard.
+fn is_gone(copy: &Drain, has_control: bool, heads: Option<&[DrainHead]>) -> bool {
+    !has_control || heads.is_some_and(|heads| heads.iter().all(|head| head.id != copy.id))
+}
+
 /// Removes the copies that were gone at their site at the last look too, and remembers those that are now.
 async fn sweep_once<'h>(
     shared: &Shared,
@@ -135,14 +144,11 @@ async fn sweep_once<'h>(
     let has_control = |site: &Name| {
         snapshot.as_ref().is_none_or(|it| it.sites.iter().any(|it| it.name == *site && it.control.is_some()))
     };
-    let is_gone = |drain: &Drain| match &drain.site {
-        None => false,
-        Some(site) if !has_control(site) => true,
-        Some(site) => fresh(site)
-            .and_then(|heard| heard.heads.as_ref())
-            .is_some_and(|heads| heads.iter().all(|head| head.id != drain.id)),
+    let heads = |site: &Name| fresh(site)?.heads.as_ref().map(|heads| heads.as_slice());
+    let gone_there = |drain: &Drain| {
+        drain.site.as_ref().is_some_and(|site| is_gone(drain, has_control(site), heads(site)))
     };
-    let found: Vec<_> = drains.records.values().filter(|(_, drain)| is_gone(drain)).collect();
+    let found: Vec<_> = drains.records.values().filter(|(_, drain)| gone_there(drain)).collect();
     let again = found.iter().filter(|(_, drain)| gone.contains(&drain.id));
     let spared = again.filter(|(_, it)| is_spared(it, drained::may_be_registered(shared, it), now));
     let mut ops = vec![held.fence()];
@@ -157,5 +163,21 @@ async fn sweep_once<'h>(
         && let Err(error) = bounded(shared.engine.txn(ops)).await
     {
         tracing::warn!(%error, "could not remove copies of drains; will be tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::drains::tests::drain;
+
+    #[test]
+    fn silence_of_a_site_is_no_proof_that_it_no_longer_has_a_drain() {
+        let copy = drain(Phase::Done, None);
+        let head = DrainHead::of(&copy, Index(1), store::model::Moment(0));
+        assert!(!is_gone(&copy, true, None), "it was not heard");
+        assert!(!is_gone(&copy, true, Some(&[head])));
+        assert!(is_gone(&copy, true, Some(&[])));
+        assert!(is_gone(&copy, false, None), "no document names it");
     }
 }
