@@ -82,7 +82,7 @@ impl ControlHandle {
         timeless.gateways.values_mut().for_each(|it| it.silent_ms = 0);
         let awaited = progress.iter().map(|(id, it)| (id, (it.awaited.iter().collect(), it.receipts.len())));
         let state = State { heads: &heads, awaited: awaited.collect(), yours: timeless };
-        let state = sha256_hex(&serde_json::to_vec(&state).unwrap_or_default());
+        let state = sha256_hex(serde_json::to_vec(&state).unwrap_or_default());
         let yours = Some(yours);
         Ok(DrainsAnswer { v: Version, state, heads: Some(heads), progress, yours, records: Vec::new() })
     }

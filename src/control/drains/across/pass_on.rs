@@ -173,10 +173,9 @@ impl ControlHandle {
         };
         let change = DrainChange::Cancel;
         let passed_on = PassedOnDrain { v: Version, by: by.to_owned(), id: DrainId(id.to_owned()), change };
-        let answer = match self.pass_on(passed_on, &site, peers).await {
-            Ok(answer) => answer,
+        let Ok(answer) = self.pass_on(passed_on, &site, peers).await else {
             // Its document is gone, and with it the site.
-            Err(_) => return self.cancel(id, by).await.map(here),
+            return self.cancel(id, by).await.map(here);
         };
         match answer {
             Ok(Ok(drain)) => {
