@@ -16,6 +16,7 @@ mod rollout;
 mod schema;
 mod services;
 mod simulate;
+mod site_drains;
 mod sites;
 mod status;
 mod tokens;
@@ -35,6 +36,7 @@ pub use problem::Problem;
 pub use rollout::{Enough, Rollout, RolloutQuery, SiteRollout};
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
+pub use site_drains::{DrainAnswer, DrainChange, DrainsAnswer, DrainsQuery, PassedOnDrain, Progress};
 pub use sites::{
     ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, InstancesAnswer, InstancesQuery,
     JoinOrder, Joined, LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery,
