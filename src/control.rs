@@ -23,8 +23,11 @@ mod ledger;
 mod liveness;
 mod lock;
 mod metrics;
+mod orders;
 mod overflow;
 mod publish;
+mod rollout;
+mod seen;
 mod shards;
 #[cfg(test)]
 mod testing;
@@ -43,7 +46,7 @@ use store::{
     engine::{Engine, EngineError},
     handle::{Following, Handle},
     health::{Batch, BatchReply, Work},
-    model::{Name, Span},
+    model::{DarkSite, Name, Span},
     remote::{RemoteMetrics, Teller},
     vital,
     writers::Writer,
@@ -52,10 +55,10 @@ use tokio::{sync::watch, task::JoinSet};
 
 pub use bearers::Lockout;
 pub use documents::{ChangeError, Requester};
-pub use drains::{MAX_DRAINS, MIN_LEASE};
-pub use exchange::{SeenSite, SeenSites};
+pub use drains::{Cancelled, MAX_DRAINS, MIN_LEASE};
 pub use liveness::{HEARTBEAT_EVERY, Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
+pub use seen::{SeenSite, SeenSites, Stamps};
 
 use drains::DrainOrders;
 use lock::Lock;
@@ -81,6 +84,8 @@ pub struct Config {
     /// The longest time after `done` for which gateways refuse a drained instance, unless an order says otherwise;
     /// `None`: until it is seen to have ended.
     pub linger: Option<Span>,
+    /// What drains do about a site that does not answer, unless an order says otherwise.
+    pub dark_site: DarkSite,
     /// How much of past configurations is kept.
     pub history: store::commit::history::Limits,
     /// This site joins others, so it does not make itself the home.
@@ -102,6 +107,7 @@ impl Config {
             settle: Duration::from_millis(6_500),
             hook_deadline: Duration::from_secs(10),
             linger: None,
+            dark_site: DarkSite::Hold,
             history: store::commit::history::Limits::default(),
             joins: false,
             lost: None,
@@ -174,6 +180,8 @@ struct Shared {
     evidence: watch::Sender<Arc<drains::Evidence>>,
     adoption: adoption::Company,
     sites: SeenSites,
+    /// What other sites tell of drains.
+    across: drains::Across,
     /// What this site tells others of its registry.
     teller: Teller,
     /// Counters of what sites tell one another of their registries.
@@ -223,6 +231,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         evidence: watch::Sender::new(Arc::default()),
         adoption: adoption::Company::new(),
         sites: SeenSites::default(),
+        across: drains::Across::new(),
         teller,
         remote,
         take_home: AtomicBool::new(false),
@@ -252,9 +261,11 @@ impl Control {
         let mut tasks = JoinSet::new();
         tasks.spawn(named("intake", intake::run(Arc::clone(&shared), reports)));
         tasks.spawn(named("check of the configuration", documents::keep_checked(Arc::clone(&shared))));
+        tasks.spawn(named("care for the orders", orders::keep(Arc::clone(&shared))));
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", liveness::follow(Arc::clone(&shared))));
+        tasks.spawn(named("watch of other sites", drains::watch_sites(Arc::clone(&shared))));
         tasks.spawn(named("watch of gateways", drains::watch_nodes(Arc::clone(&shared))));
         tasks.spawn(named("completion of bootstraps", tokens::complete(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
@@ -263,7 +274,17 @@ impl Control {
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);
-            move |held| drains::drive_all(Arc::clone(&shared), held, hooks.clone())
+            move |held: Arc<lock::Held>| {
+                let copying = drains::copy_all(Arc::clone(&shared), Arc::clone(&held));
+                let driving = drains::drive_all(Arc::clone(&shared), held, hooks.clone());
+                async move {
+                    tokio::select! {
+                        biased;
+                        () = driving => {}
+                        () = copying => {}
+                    }
+                }
+            }
         };
         tasks.spawn(named("driver of drains", lock::lead(drains, stopping.clone(), driver)));
         let verdicts = Lock::new(&shared, "verdicts");
