@@ -17,8 +17,7 @@ use store::{
     dial::Dial,
     engine::{
         CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Reading, Registration,
-        Result as Answer,
-        ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
+        Result as Answer, ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
     },
     health::{Batch, BatchReply, State, TargetKey, Work, WorkTarget},
     keys,
@@ -59,7 +58,9 @@ fn strange() -> EngineError {
 impl Link {
     async fn ask(&self, call: Call) -> Answer<Value> {
         let wait = match &call {
-            Call::Get(_, wait) | Call::List(_, wait) | Call::Services(wait) | Call::Health(_, wait) => wait.filter(|wait| wait.after.0 > 0),
+            Call::Get(_, wait) | Call::List(_, wait) | Call::Services(wait) | Call::Health(_, wait) => {
+                wait.filter(|wait| wait.after.0 > 0)
+            }
             _ => None,
         };
         let patience = wait.map_or(PLAIN, |wait| wait.at_most + GRACE);

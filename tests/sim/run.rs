@@ -266,7 +266,10 @@ impl Simulation {
         if !matches!(event, Event::Between(Between::Order(..))) {
             let died = matches!(
                 event,
-                Event::Crash(..) | Event::Restart { .. } | Event::RollBack(_) | Event::Between(Between::Instance(..))
+                Event::Crash(..)
+                    | Event::Restart { .. }
+                    | Event::RollBack(_)
+                    | Event::Between(Between::Instance(..))
             );
             self.connected.calm.disturbed(self.now, died);
         }

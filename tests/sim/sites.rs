@@ -2,6 +2,7 @@
 //! operators order at them, and what has to hold.
 
 pub mod act;
+pub mod adoption;
 pub mod carry;
 pub mod drains;
 pub mod draw;

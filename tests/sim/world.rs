@@ -125,7 +125,8 @@ impl World {
     /// Clients of two networks of each site, and one that is nowhere.
     pub fn clients(&self) -> Vec<IpAddr> {
         let nets: &[u8] = if self.connected { &[77] } else { &[0, 77] };
-        let near = (0..self.sites).flat_map(|n| nets.iter().map(move |net| IpAddr::from([10, n as u8, *net, 1])));
+        let near =
+            (0..self.sites).flat_map(|n| nets.iter().map(move |net| IpAddr::from([10, n as u8, *net, 1])));
         near.chain([IpAddr::from([203, 0, 113, 1])]).collect()
     }
 
@@ -184,10 +185,8 @@ impl World {
         let region = |n: u16| if regions { format!("region: r{}\n", n % 2) } else { String::new() };
         for (n, site) in (0..).zip(&sites) {
             let control = self.control_in_document(n);
-            text += &format!(
-                "kind: Site\nname: {site}\nnetworks: [10.{n}.0.0/16]\n{}{control}---\n",
-                region(n)
-            );
+            text +=
+                &format!("kind: Site\nname: {site}\nnetworks: [10.{n}.0.0/16]\n{}{control}---\n", region(n));
         }
         text += "kind: Zone\nname: example.com\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\n---\n";
         text += "kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\ngateways:\n";

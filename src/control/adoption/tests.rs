@@ -38,7 +38,8 @@ fn sure() -> Reliance {
 #[test]
 fn a_control_that_starts_publishes_nothing_before_it_has_looked_whether_there_are_other_sites() {
     let site = |name: &str| {
-        let text = format!(r#"{{"name":"{name}","control":{{"urls":["https://{name}:1"],"token_file":"/t"}}}}"#);
+        let text =
+            format!(r#"{{"name":"{name}","control":{{"urls":["https://{name}:1"],"token_file":"/t"}}}}"#);
         serde_json::from_str::<store::model::Site>(&text).unwrap()
     };
     let with = |sites: Vec<store::model::Site>| {

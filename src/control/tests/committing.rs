@@ -19,7 +19,8 @@ async fn a_home_whose_engine_was_put_back_gives_out_no_generation_twice() {
     let fixture = Fixture::start().await;
     let control = fixture.control("c1");
     let number = || fixture.handle.snapshot().map(|it| it.generation.number);
-    apply(&*fixture.engine, "kind: Site\nname: bj\ncontrol: { urls: ['https://bj:1'], token_file: /t }\n").await;
+    apply(&*fixture.engine, "kind: Site\nname: bj\ncontrol: { urls: ['https://bj:1'], token_file: /t }\n")
+        .await;
     let earlier = fixture.engine.kv_get(keys::CONFIG_HEAD, None).await.unwrap().value.unwrap();
     apply(&*fixture.engine, "kind: Vantage\nname: v4\n").await;
     eventually("the newest generation", async || number() == Some(3)).await;

@@ -65,6 +65,9 @@ pub async fn order(control: &ControlHandle, n: u16, by: &str) -> Result<bool, St
         lease: Some(Span(Duration::from_secs(8))),
         require_all: false,
         linger: None,
+        id: None,
+        site: None,
+        dark_site: None,
         by: by.to_owned(),
     };
     control.drain(order).await.map(|_| true).map_err(|error| error.to_string())
@@ -81,29 +84,31 @@ pub struct Drained {
 impl Simulation {
     /// Looks at the drains in every engine, and at the nodes that obey them.
     pub fn look_at_drains(&mut self) {
-        let mut records: BTreeMap<DrainId, (Id, Drain)> = BTreeMap::new();
+        let mut records: BTreeMap<DrainId, Drain> = BTreeMap::new();
         for n in 0..self.world.engines {
             let id = World::engine(n);
-            let read = self.nodes.get_mut(&id).unwrap().on_engine(async |engine| {
-                engine.kv_list(keys::DRAINS, None).await.unwrap().value
-            });
+            let read = self
+                .nodes
+                .get_mut(&id)
+                .unwrap()
+                .on_engine(async |engine| engine.kv_list(keys::DRAINS, None).await.unwrap().value);
             for entry in read {
                 let Ok(drain) = serde_json::from_slice::<Drain>(&entry.value) else { continue };
-                let own = drain.endpoint.meta.get("site").is_some_and(|it| *it == format!("s{n}"));
-                if own {
-                    records.insert(drain.id.clone(), (id, drain));
+                // The others have copies.
+                if drain.site.is_none() {
+                    records.insert(drain.id.clone(), drain);
                 }
             }
         }
-        for (engine, drain) in records.into_values() {
-            self.look_at_drain(engine, &drain);
+        for drain in records.into_values() {
+            self.look_at_drain(&drain);
         }
         for n in 0..self.world.readers {
             self.look_whether_obeyed(World::reader(n));
         }
     }
 
-    fn look_at_drain(&mut self, engine: Id, drain: &Drain) {
+    fn look_at_drain(&mut self, drain: &Drain) {
         let before = self.connected.drained.phases.insert(drain.id.clone(), drain.phase);
         if before == Some(drain.phase) {
             return;
@@ -116,11 +121,13 @@ impl Simulation {
         // The registry is touched from now on: every gateway that might pick the instance has proved that it does not.
         for n in 0..self.world.readers {
             let id = World::reader(n);
-            let own = self.world.engine_of[&id] == engine;
-            let Some(handle) = self.handle_of(id).filter(|_| own) else { continue };
+            let Some(handle) = self.handle_of(id) else { continue };
             let proved = handle.drains().borrow().witnessed.contains(&drain.id);
             let name = World::name(id);
-            if !proved && !drain.unproven.contains(&name) && self.nodes[&id].seat.began.1 + 12_000 < self.now {
+            // A dark site is given up as a whole.
+            let site = format!("s{}", self.world.engine_of[&id].0);
+            let given_up = drain.unproven.contains(&name) || drain.unproven.contains(&site);
+            if !proved && !given_up && self.nodes[&id].seat.began.1 + 12_000 < self.now {
                 let text = format!("drain: {} goes on without a receipt of {name}", drain.instance);
                 self.report.violations.push(text);
             }
@@ -141,7 +148,8 @@ impl Simulation {
             }
             let obeyed = drains.records.get(drain).is_some_and(|(_, it)| drains.excludes(it, handle.now()));
             if !obeyed {
-                let text = format!("drain: {} sent a receipt and may pick the instance again", World::name(id));
+                let text =
+                    format!("drain: {} sent a receipt and may pick the instance again", World::name(id));
                 self.report.violations.push(text);
             }
         }

@@ -34,7 +34,11 @@ pub enum Between {
     /// An instance is registered at its site's engine, or not any more.
     Instance(u16, bool),
     /// Somebody who has the secret of one site, and a certificate of another, orders something at a control.
-    Impostor { control: Id, secret: u16, shown: u16 },
+    Impostor {
+        control: Id,
+        secret: u16,
+        shown: u16,
+    },
 }
 
 /// Instances per site.
@@ -191,12 +195,7 @@ impl SiteFaults<'_> {
                 let nodes = self.faults.world.nodes();
                 let (node, how) = (self.faults.one_of(&nodes), self.faults.how());
                 let disk = node.0 < 10 || self.faults.random.f64() < 0.7;
-                self.faults.between(
-                    from,
-                    Event::Crash(node, how),
-                    until,
-                    Event::Restart { node, disk },
-                );
+                self.faults.between(from, Event::Crash(node, how), until, Event::Restart { node, disk });
             }
             16..=17 => self.dark(from, until),
             18 => {

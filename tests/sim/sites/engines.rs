@@ -78,7 +78,9 @@ impl Simulation {
         match stored {
             None => {}
             Some(Err(error)) => {
-                report.violations.push(format!("whole: {who} has a configuration that is not whole: {error}"));
+                report
+                    .violations
+                    .push(format!("whole: {who} has a configuration that is not whole: {error}"));
             }
             Some(Ok(stored)) => {
                 report.trace.push(format!("{now:>6} {who} holds generation {}", stored.generation()));
@@ -98,7 +100,9 @@ impl Engines {
             report.violations.push(text);
         }
         let mark = stored.documents().find_map(|it| match &*it {
-            Document::Domain(domain) if domain.name.as_str() == "mark.example.com" => Some(domain.ttl.as_secs()),
+            Document::Domain(domain) if domain.name.as_str() == "mark.example.com" => {
+                Some(domain.ttl.as_secs())
+            }
             _ => None,
         });
         held.generation = generation;
@@ -158,9 +162,7 @@ impl Engines {
         let mut wrong = Vec::new();
         let Some(held) = self.held.values().next() else { return wrong };
         let kept = |it: Generation| {
-            lost.iter().any(|lost| {
-                (lost.epoch, lost.site) == (it.epoch, it.site) && it.number <= lost.number
-            })
+            lost.iter().any(|lost| (lost.epoch, lost.site) == (it.epoch, it.site) && it.number <= lost.number)
         };
         for generation in self.applied.keys().filter(|it| !self.excused.contains(it)) {
             if !Self::contains(held, *generation) && !kept(*generation) {
@@ -170,7 +172,9 @@ impl Engines {
                 ));
             }
         }
-        if let Some(missed) = self.contents.keys().find(|it| **it > held.generation && !self.excused.contains(it)) {
+        if let Some(missed) =
+            self.contents.keys().find(|it| **it > held.generation && !self.excused.contains(it))
+        {
             wrong.push(format!("back: {missed} was there, and {} is there at the end", held.generation));
         }
         let last = self.applied.iter().filter(|(it, mark)| mark.is_some() && Self::contains(held, **it));

@@ -47,9 +47,11 @@ impl Simulation {
     pub fn look_at_gateways(&mut self) {
         let mut registered = BTreeSet::new();
         for n in 0..self.world.engines {
-            let found = self.nodes.get_mut(&World::engine(n)).unwrap().on_engine(async |engine| {
-                engine.health("web", None).await.unwrap().value
-            });
+            let found = self
+                .nodes
+                .get_mut(&World::engine(n))
+                .unwrap()
+                .on_engine(async |engine| engine.health("web", None).await.unwrap().value);
             registered.extend(found.into_iter().map(|it| it.id));
         }
         let before = std::mem::replace(&mut self.connected.gateways.registered, registered.clone());
@@ -67,7 +69,8 @@ impl Simulation {
             }
             for gone in before.difference(&has) {
                 let ended = !gateways.registered.contains(gone);
-                let late = gateways.changed.get(gone).is_some_and(|at| at + MAY_BE_LATE > self.now && *at > 1_000);
+                let late =
+                    gateways.changed.get(gone).is_some_and(|at| at + MAY_BE_LATE > self.now && *at > 1_000);
                 if !ended && !late {
                     let text = format!("instances: {} forgets {gone}, which runs", World::name(id));
                     self.report.violations.push(text);

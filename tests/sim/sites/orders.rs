@@ -58,7 +58,9 @@ impl Orders {
         }
         for order in record.human.iter().chain(&record.tool).chain(&record.past) {
             if !self.given.contains(&order.by) {
-                report.violations.push(format!("forged: {who} has an order of {} about {}", order.by, record.target));
+                report
+                    .violations
+                    .push(format!("forged: {who} has an order of {} about {}", order.by, record.target));
             }
             let found = self.found.entry(order.by.clone()).or_insert_with(|| Found {
                 place: place(record, order),
@@ -101,7 +103,8 @@ impl Orders {
         all.find_map(|id| {
             let found = of(id);
             let places: BTreeSet<&Place> = expected.keys().chain(found.keys()).collect();
-            let differs = |it: &&Place| expected.get(*it).map(|it| &it.stamp) != found.get(*it).map(|it| &it.stamp);
+            let differs =
+                |it: &&Place| expected.get(*it).map(|it| &it.stamp) != found.get(*it).map(|it| &it.stamp);
             let place = places.into_iter().find(differs)?;
             Some(format!(
                 "{} has {:?} for {place:?}, and {} has {:?}",
@@ -121,7 +124,10 @@ impl Orders {
                 let now = held.get(&found.place).map(|it| &it.stamp);
                 if now.is_none_or(|it| *it < found.stamp) {
                     let (who, place) = (World::name(*id), &found.place);
-                    wrong.push(format!("orders: {:?} of {by} for {place:?} is lost at {who}: {now:?}", found.stamp));
+                    wrong.push(format!(
+                        "orders: {:?} of {by} for {place:?} is lost at {who}: {now:?}",
+                        found.stamp
+                    ));
                 }
             }
         }

@@ -12,6 +12,7 @@ use store::{
 
 use super::{
     act::{self, Act, Results},
+    adoption::Lacking,
     carry::secret_of,
     drains::Drained,
     draw::{Between, INSTANCES, Way},
@@ -41,6 +42,7 @@ pub struct Connected {
     pub gateways: Gateways,
     pub drained: Drained,
     pub calm: Calm,
+    pub lacking: Lacking,
     backups: BTreeMap<Id, Vec<KvEntry>>,
     /// The instances, and whether they are registered.
     pub instances: BTreeMap<u16, bool>,
@@ -59,15 +61,13 @@ impl Simulation {
         let home = World::engine(0);
         let generation = self.nodes.get_mut(&home).unwrap().on_engine(async move |engine| {
             let site = SiteTag::of(&"s0".parse().unwrap());
-            let author =
-                Author { authority: Authority::Human, by: "sim", site, founds: true, applied: true };
+            let author = Author { authority: Authority::Human, by: "sim", site, founds: true, applied: true };
             let stored = commit::read(engine, None).await.unwrap();
             let changes = documents.into_iter().map(Change::Put).collect();
             let Planned::Changed(plan) = commit::plan(&stored, changes, Moment(0), author).unwrap() else {
                 panic!("there are no documents")
             };
-            let entry =
-                AuditEntry { at: Moment(0), who: "sim".into(), what: "sim".into(), generation: None };
+            let entry = AuditEntry { at: Moment(0), who: "sim".into(), what: "sim".into(), generation: None };
             commit::commit(engine, *plan, entry).await.unwrap()
         });
         self.trace(format!("engine0 holds generation {generation}"));
@@ -122,9 +122,11 @@ impl Simulation {
     }
 
     fn back_up(&mut self, id: Id) {
-        let entries = self.nodes.get_mut(&id).unwrap().on_engine(async move |engine| {
-            engine.kv_list(keys::ROOT, None).await.unwrap().value
-        });
+        let entries = self
+            .nodes
+            .get_mut(&id)
+            .unwrap()
+            .on_engine(async move |engine| engine.kv_list(keys::ROOT, None).await.unwrap().value);
         self.connected.backups.insert(id, entries);
     }
 
@@ -226,6 +228,7 @@ impl Simulation {
             let Self { connected, report, .. } = self;
             connected.engines.acknowledged(&done, engine, report);
         }
+        self.look_at_adoptions();
         self.look_at_drains();
         self.look_at_gateways();
         self.look_for_calm();

@@ -53,9 +53,11 @@ fn copy_older(simulation: &mut Simulation) {
     if !connected || simulation.nodes[&from].runtime.is_none() {
         return;
     }
-    let entries: Vec<KvEntry> = simulation.nodes.get_mut(&from).unwrap().on_engine(async |engine| {
-        engine.kv_list("waypost/config/", None).await.unwrap().value
-    });
+    let entries: Vec<KvEntry> = simulation
+        .nodes
+        .get_mut(&from)
+        .unwrap()
+        .on_engine(async |engine| engine.kv_list("waypost/config/", None).await.unwrap().value);
     simulation.nodes.get_mut(&World::engine(0)).unwrap().on_engine(async |engine| {
         for KvEntry { key, value, .. } in entries.into_iter().rev() {
             engine.txn(vec![KvOp::Set { key, value }]).await.unwrap();
@@ -76,7 +78,9 @@ pub fn hides(sabotage: Sabotage, prefix: &str, entries: &mut Vec<KvEntry>) {
         // A site that is dark is no longer told of.
         Sabotage::ForgetDarkSites if prefix == keys::REMOTE_HEADS => {
             for entry in entries.iter_mut() {
-                let Ok(mut head) = serde_json::from_slice::<serde_json::Value>(&entry.value) else { continue };
+                let Ok(mut head) = serde_json::from_slice::<serde_json::Value>(&entry.value) else {
+                    continue;
+                };
                 if head.get("dark").is_some_and(|it| !it.is_null()) {
                     head["sequence"] = 0.into();
                     head["base"] = "nothing".into();

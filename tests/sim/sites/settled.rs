@@ -85,7 +85,8 @@ impl Simulation {
         let generation = |it| held.get(it).map(|it| it.generation).unwrap_or_default();
         let newest = self.newest();
         let behind = engines.iter().find(|it| generation(it) != newest);
-        let behind = behind.map(|it| format!("{} has {}, and {newest} is there", World::name(*it), generation(it)));
+        let behind =
+            behind.map(|it| format!("{} has {}, and {newest} is there", World::name(*it), generation(it)));
         behind.or_else(|| self.connected.engines.orders.difference(&engines))
     }
 
