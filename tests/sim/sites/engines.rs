@@ -67,7 +67,7 @@ impl Simulation {
         let Self { connected, report, now, .. } = self;
         let engines = &mut connected.engines;
         if engines.held.get(&id).is_none_or(|it| it.raw_orders != orders) {
-            for (key, value) in &orders {
+            for (key, value) in orders.iter().filter(|(key, _)| key != keys::ORDERS_FORM) {
                 match serde_json::from_slice::<OrderRecord>(value) {
                     Ok(record) => engines.news |= engines.orders.holds(id, &record, report),
                     Err(error) => report.violations.push(format!("orders: {who} has {key}: {error}")),
