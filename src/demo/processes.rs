@@ -215,7 +215,7 @@ impl Fleet {
     }
 
     fn run_node(&mut self, name: &str, config: &Path) -> Result<u32, DemoError> {
-        let folder = config.parent().unwrap_or(self.folder());
+        let folder = config.parent().unwrap_or_else(|| self.folder());
         let mut command = self.command(folder, name)?;
         command.arg("run").arg("--config").arg(config).arg("--die-with-parent");
         self.spawn(command, name)
