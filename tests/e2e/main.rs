@@ -13,10 +13,12 @@
     reason = "a test binary"
 )]
 
+mod asking;
 mod bad_input;
 mod cli;
 mod components;
 mod crash;
+mod dark;
 mod differential;
 mod doubt;
 mod drain;
@@ -32,6 +34,7 @@ mod idle;
 mod instance;
 mod logging;
 mod names;
+mod network;
 mod outage;
 mod peers;
 mod registry;
@@ -40,6 +43,7 @@ mod rig;
 mod security;
 mod several;
 mod sites;
+mod sites_rig;
 mod stale;
 mod starts;
 mod status;
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
+    trials.extend(dark::trials(&components));
     trials.extend(differential::trials(&components));
     trials.extend(doubt::trials(&components));
     trials.extend(drained::trials());
