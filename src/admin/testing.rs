@@ -81,7 +81,13 @@ impl Api {
         let controlling = control.handle();
         tokio::spawn(control.run(std::future::pending()));
         let auth = Auth::new(handle.clone(), first);
-        let own = Own { site: name("bj"), node: name("control-1"), boot: "boot".into(), certificate: None };
+        let own = Own {
+            site: name("bj"),
+            node: name("control-1"),
+            boot: "boot".into(),
+            certificate: None,
+            folder: std::path::PathBuf::new(),
+        };
         let peers = Peers::new(own, handle.clone());
         let admin =
             Admin::new(Arc::<Embedded>::clone(&engine), handle.clone(), controlling, auth, peers.clone());

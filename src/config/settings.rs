@@ -208,6 +208,13 @@ impl Config {
         all.into_iter().filter(|(_, on)| *on).map(|(role, _)| role.to_owned()).collect()
     }
 
+    /// The folder of its file, where the relative paths in documents begin.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        let folder = self.file.as_ref().and_then(|it| it.path.parent());
+        folder.map(Path::to_owned).unwrap_or_default()
+    }
+
     /// The roles that are on, as text: `control, dns`.
     #[must_use]
     pub fn roles_text(&self) -> String {

@@ -202,6 +202,7 @@ impl Node {
             node: config.node.clone(),
             boot: self.boot.clone(),
             certificate: config.control.as_ref().and_then(|it| it.guard.tls.clone()),
+            folder: config.folder(),
         };
         let peers = Peers::new(own, handle.clone());
         self.sources.push(peers.metrics());

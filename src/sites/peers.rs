@@ -26,6 +26,8 @@ pub struct Own {
     pub boot: String,
     /// The certificate that we show.
     pub certificate: Option<CertificateFiles>,
+    /// Where the relative paths in documents begin.
+    pub folder: PathBuf,
 }
 
 /// The controls of other sites, as the documents that this node runs have them at present. Clones are one.
@@ -79,22 +81,33 @@ impl Peers {
     }
 
     /// A site that is not in documents that we have: whichever site answers at these URLs. Over https its certificate must
-    /// be of an authority in `ca_file` (absent: of the platform's) and name the site that it says it is.
+    /// be of an authority in `ca_file` (absent: of the platform's) and name the site that it says it is. Relative paths
+    /// begin where this process was started, since they are not from documents.
     #[must_use]
     pub fn at(&self, urls: Vec<ControlUrl>, ca_file: Option<PathBuf>, token_file: PathBuf) -> Peer {
-        self.peer(None, &SiteControl { urls, ca_file, token_file })
+        self.made(None, SiteControl { urls, ca_file, token_file })
     }
 
-    /// One at these URLs, whatever the documents have.
-    pub(crate) fn peer(&self, site: Option<Name>, control: &SiteControl) -> Peer {
+    /// A site as a document names it, whether or not our documents have it.
+    pub(crate) fn peer(&self, site: Name, control: &SiteControl) -> Peer {
+        let here = |path: &PathBuf| self.0.own.folder.join(path);
+        let control = SiteControl {
+            urls: control.urls.clone(),
+            ca_file: control.ca_file.as_ref().map(here),
+            token_file: here(&control.token_file),
+        };
+        self.made(Some(site), control)
+    }
+
+    fn made(&self, site: Option<Name>, control: SiteControl) -> Peer {
         let files = PeerFiles {
             site: site.clone(),
             is_encrypted: control.urls.iter().any(ControlUrl::is_https),
-            ca: control.ca_file.clone(),
-            token: control.token_file.clone(),
+            ca: control.ca_file,
+            token: control.token_file,
             own: self.0.own.certificate.clone(),
         };
-        Peer::over(site, Arc::new(Http::new(files, control.urls.clone())), self.metrics())
+        Peer::over(site, Arc::new(Http::new(files, control.urls)), self.metrics())
     }
 
     fn with_known<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
@@ -116,7 +129,7 @@ impl Peers {
         });
         for site in sites {
             if let Some(control) = control(site).filter(|_| !peers.contains_key(&site.name)) {
-                let peer = self.peer(Some(site.name.clone()), &control);
+                let peer = self.peer(site.name.clone(), &control);
                 peers.insert(site.name.clone(), (control, peer));
             }
         }
@@ -151,6 +164,7 @@ mod tests {
             node: "control-1".parse().unwrap(),
             boot: "boot".to_owned(),
             certificate: None,
+            folder: PathBuf::new(),
         };
         let peers = Peers::new(own, handle);
         assert!(peers.all().is_empty(), "without documents");

@@ -1,6 +1,6 @@
 //! Calls to servers that are away, slow or wrong.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, path::PathBuf, time::Duration};
 
 use axum::{
     Router,
@@ -78,14 +78,19 @@ impl Caller {
             node: "n".parse().unwrap(),
             boot: String::new(),
             certificate: None,
+            folder: folder.path().to_owned(),
         };
         Self { peers: Peers::new(own, handle), folder }
     }
 
     fn to(&self, urls: impl Into<Vec<ControlUrl>>) -> Peer {
         let token_file = self.folder.path().join("token");
+        self.with(urls, token_file)
+    }
+
+    fn with(&self, urls: impl Into<Vec<ControlUrl>>, token_file: PathBuf) -> Peer {
         let control = SiteControl { urls: urls.into(), ca_file: None, token_file };
-        self.peers.peer(Some("bj".parse().unwrap()), &control)
+        self.peers.peer("bj".parse().unwrap(), &control)
     }
 
     async fn error(&self, url: ControlUrl, deadline: Duration) -> PeerError {
@@ -202,6 +207,23 @@ async fn a_request_is_sent_with_its_body_token_version_and_site() {
         Caller::new().to([url]).call("/v1/sites/echo", &["have"], DEADLINE, 1_000).await.unwrap();
     assert_eq!(answer.0, ["Bearer 0123456789abcdef", "1", "bj"]);
     assert_eq!(answer.1, "[\"have\"]");
+}
+
+#[tokio::test]
+async fn a_relative_path_begins_at_the_folder_of_the_caller() {
+    let caller = Caller::new();
+    std::fs::create_dir(caller.folder.path().join("tokens")).unwrap();
+    std::fs::rename(caller.folder.path().join("token"), caller.folder.path().join("tokens/bj")).unwrap();
+    let url = answering(200, &BJ, RIGHT).await;
+    let ask = async |path: &str| {
+        caller.with([url.clone()], PathBuf::from(path)).get::<SiteIdentity>(PATH, DEADLINE, 1_000).await
+    };
+    ask("tokens/bj").await.unwrap();
+    let absolute = caller.folder.path().join("tokens/bj");
+    ask(absolute.to_str().unwrap()).await.unwrap();
+    let error = ask("token").await.unwrap_err().to_string();
+    let missing = caller.folder.path().join("token").display().to_string();
+    assert!(error.contains(&missing), "{error}");
 }
 
 #[tokio::test]

@@ -87,13 +87,14 @@ impl Server {
             node: "control-sh".parse().unwrap(),
             boot: "b".into(),
             certificate,
+            folder: PathBuf::new(),
         };
         let control = SiteControl {
             urls: vec![self.url.clone()],
             ca_file: Some(self.file("ca.pem", &has.trusts.pem())),
             token_file: self.file("token", &secret(has.token)),
         };
-        Peers::new(own, self.api.handle.clone()).peer(Some("bj".parse().unwrap()), &control)
+        Peers::new(own, self.api.handle.clone()).peer("bj".parse().unwrap(), &control)
     }
 
     async fn call(&self, has: &Has<'_>) -> Result<SiteIdentity, PeerError> {
@@ -140,6 +141,7 @@ async fn the_control_of_another_site_is_answered() {
             node: "n".parse().unwrap(),
             boot: String::new(),
             certificate: None,
+            folder: PathBuf::new(),
         },
         server.api.handle.clone(),
     );
@@ -244,6 +246,7 @@ async fn a_new_site_finds_out_which_site_it_calls() {
         node: "n".parse().unwrap(),
         boot: String::new(),
         certificate: Some(certificate),
+        folder: PathBuf::new(),
     };
     let (ca, token) = (server.file("ca.pem", &ours.pem()), server.file("token", &secret("sh")));
     let joins = Peers::new(own, server.api.handle.clone()).at(vec![server.url.clone()], Some(ca), token);

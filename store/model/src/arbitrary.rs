@@ -68,7 +68,7 @@ fn site_control() -> impl Strategy<Value = SiteControl> {
         (1..u16::MAX).prop_map(|port| format!("http://127.0.0.1:{port}")),
     ];
     let url = url.prop_map(|text| text.parse::<ControlUrl>().unwrap());
-    let path = || "/[^\\p{Cc}]{0,20}".prop_map(std::path::PathBuf::from);
+    let path = || "/?([^\\p{Cc}/]{1,9}/)?[^\\p{Cc}/]{1,9}".prop_map(std::path::PathBuf::from);
     (distinct(url, 1), option::of(path()), path()).prop_map(|(urls, ca_file, token_file)| SiteControl {
         urls,
         ca_file,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use super::some;
 use crate::{ControlUrl, Name, Reach, SiteControl, read::Reader};
 
-const A_PATH: &str = "the absolute path of a file, such as /etc/waypost/site.token";
+const A_PATH: &str = "the path of a file, such as /etc/waypost/site.token or site.token";
 /// The longest path, in octets.
 const MAX_PATH: usize = 4096;
 
@@ -26,7 +26,7 @@ pub(super) fn control(field: &Reader<'_>) -> Option<SiteControl> {
 
 fn path(field: &Reader<'_>) -> Option<PathBuf> {
     let text = field.text(MAX_PATH)?;
-    if !text.starts_with('/') {
+    if text.ends_with('/') {
         field.wrong(A_PATH);
         return None;
     }

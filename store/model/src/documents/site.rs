@@ -47,7 +47,8 @@ pub struct Location {
     pub lon: f64,
 }
 
-/// How the controls of other sites reach the control of a site. The files are those of the machine that calls.
+/// How the controls of other sites reach the control of a site. The files are those of the machine that calls; a relative
+/// path begins at the folder of the configuration file of the control that calls.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SiteControl {
     /// Where it listens, one for each of its controls; 1 to [`SiteControl::MAX_URLS`].
