@@ -10,16 +10,14 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
-    asking::{first_address, load},
+    asking::load,
     components::Components,
     harness::{Backing, ensure, eventually, full},
-    sites_rig::{GATEWAYS, OTHER, OUTSIDE, PATIENCE, ROLES, Rig, WEB, only, two},
+    sites_rig::{CLIENTS, GATEWAYS, OTHER, OUTSIDE, PATIENCE, Rig, WEB, only, two},
 };
 
 const HOLD_DOWN: u32 = 3;
 const RAMP: u32 = 6;
-/// The clients whose answers are followed during a ramp.
-const CLIENTS: u8 = 24;
 /// How long a site stays dark after everything was shown.
 const DARK: Duration = Duration::from_secs(2);
 
@@ -110,11 +108,7 @@ fn trial(rig: &mut Rig, number: usize) -> Result<Measured, Failed> {
     std::thread::sleep(DARK);
 
     let started = Instant::now();
-    rig.start_roles("bj", &ROLES)?;
-    for id in ["bj-1", "bj-2"] {
-        rig.start_back_end("bj", "web", id)?;
-    }
-    rig.start_back_end("bj", "only-bj", &format!("only-bj-{}", number + 1))?;
+    rig.start_site("bj", number + 1)?;
     eventually("an answer of the home's control", PATIENCE, || rig.status("bj").is_ok())?;
     let answered = Instant::now();
     eventually("the same at both sites", PATIENCE, || is_equal(rig, number))
@@ -129,6 +123,7 @@ fn trial(rig: &mut Rig, number: usize) -> Result<Measured, Failed> {
     ensure(report.failed() == 0, || format!("requests failed at the other site: {:?}", report.failures))?;
     rig.done("bj", &["override", "clear", "away-from-sh"])?;
     rig.all_well()?;
+    rig.all_let_back()?;
     Ok(measured)
 }
 
@@ -173,31 +168,17 @@ fn is_equal(rig: &Rig, number: usize) -> bool {
 /// servers agree in the end. Returns the time from the first to the last.
 fn ramp(rig: &Rig, started: Instant) -> Result<Duration, Failed> {
     let home = rig.site("bj").address;
-    let servers = [rig.site("sh").dns(), rig.site("bj").dns()];
-    let answers = move |at: usize| {
-        let server = servers[at];
-        async move {
-            let mut all = BTreeMap::new();
-            for client in 0..CLIENTS {
-                let network = Ipv4Addr::new(10, 200, client, 1);
-                if let Ok(address) = first_address(server, GATEWAYS, Some(network)).await {
-                    all.insert(client, address);
-                }
-            }
-            all
-        }
-    };
-    let mut back: BTreeMap<u8, Instant> = BTreeMap::new();
+    let mut back: BTreeMap<Ipv4Addr, Instant> = BTreeMap::new();
     let mut gone_again = Vec::new();
     eventually("the return of every client", PATIENCE, || {
-        for (client, address) in rig.outside().run(answers(0)) {
+        for (client, address) in rig.answers_of_clients("sh", GATEWAYS) {
             if address == home {
                 back.entry(client).or_insert_with(Instant::now);
             } else if back.contains_key(&client) {
                 gone_again.push(client);
             }
         }
-        back.len() == usize::from(CLIENTS)
+        back.len() == CLIENTS.len()
     })?;
     ensure(gone_again.is_empty(), || format!("clients came back and went again: {gone_again:?}"))?;
     let first = back.values().min().copied().unwrap_or(started);
@@ -209,7 +190,7 @@ fn ramp(rig: &Rig, started: Instant) -> Result<Duration, Failed> {
         format!("all clients came back within {:?}, not by the ramp", last - first)
     })?;
     eventually("the same answers at both sites", PATIENCE, || {
-        rig.outside().run(answers(0)) == rig.outside().run(answers(1))
+        rig.answers_of_clients("sh", GATEWAYS) == rig.answers_of_clients("bj", GATEWAYS)
     })?;
     Ok(last - first)
 }

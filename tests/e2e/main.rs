@@ -13,11 +13,13 @@
     reason = "a test binary"
 )]
 
+mod across;
 mod asking;
 mod bad_input;
 mod cli;
 mod components;
 mod crash;
+mod cut;
 mod dark;
 mod differential;
 mod doubt;
@@ -36,6 +38,7 @@ mod logging;
 mod names;
 mod network;
 mod outage;
+mod partitions;
 mod peers;
 mod registry;
 mod reread;
@@ -47,8 +50,10 @@ mod sites_rig;
 mod stale;
 mod starts;
 mod status;
+mod steps;
 mod stored;
 mod takeover;
+mod three_sites;
 mod tokens;
 mod tools;
 mod two_sites;
@@ -100,7 +105,6 @@ fn main() -> ExitCode {
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
     trials.extend(crash::trials(&components));
-    trials.extend(dark::trials(&components));
     trials.extend(differential::trials(&components));
     trials.extend(doubt::trials(&components));
     trials.extend(drained::trials());
@@ -125,5 +129,11 @@ fn main() -> ExitCode {
     trials.extend(tools::trials(&components));
     trials.extend(two_sites::trials(&components));
     trials.extend(zones::trials(&components));
+    trials.extend(across::trials(&components));
+    trials.extend(cut::trials(&components));
+    trials.extend(dark::trials(&components));
+    trials.extend(partitions::trials(&components));
+    trials.extend(steps::trials(&components));
+    trials.extend(three_sites::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -5,7 +5,9 @@
 //! Every site sees its own files below the same path, as it would on a machine of its own.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    ops::Range,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -35,11 +37,17 @@ pub const ZONE: &str = "waypost.test";
 pub const GATEWAYS: &str = "gw.waypost.test";
 /// The other way round.
 pub const OTHER: &str = "alt.waypost.test";
+/// For orders that are only to be seen.
+pub const SPARE: &str = "spare.waypost.test";
 /// Served by back ends at every site.
 pub const WEB: &str = "web.waypost.test";
 pub const CONTROL_PORT: u16 = 8580;
 pub const DNS_PORT: u16 = 5300;
 pub const GATEWAY_PORT: u16 = 8080;
+/// Where a name server says how it is, within its site.
+pub const DNS_STATUS: &str = "127.0.0.1:9101";
+/// The clients whose answers are compared.
+pub const CLIENTS: Range<u8> = 0..24;
 pub const ROLES: [&str; 5] = ["engine", "control", "dns", "gateway", "prober"];
 
 /// The host of the service that only this site has.
@@ -99,12 +107,11 @@ impl Rig {
         }
         for site in &all {
             rig.start_roles(site, &["dns", "gateway", "prober"])?;
-            rig.start_back_end(site, "web", &format!("{site}-1"))?;
-            rig.start_back_end(site, "web", &format!("{site}-2"))?;
-            rig.start_back_end(site, &format!("only-{site}"), &format!("only-{site}-1"))?;
+            rig.start_back_ends(site, 1)?;
         }
         rig.start_outside()?;
         rig.all_well()?;
+        rig.all_let_back()?;
         Ok(rig)
     }
 
@@ -192,7 +199,7 @@ impl Rig {
             gateways.join(", ")
         );
         let (hold_down, ramp) = self.recovery;
-        for (domain, order) in [(GATEWAYS, &names), (OTHER, &backwards)] {
+        for (domain, order) in [(GATEWAYS, &names), (OTHER, &backwards), (SPARE, &names)] {
             text += &format!(
                 "kind: Domain\nname: {domain}\ncluster: main\npolicy: {{ type: failover, order: [{}] }}\ncheck: web\n\
                  ttl: 20s\nmin_ttl: 2s\nrecovery: {{ mode: automatic, hold_down: {hold_down}s, ramp: {ramp}s }}\n---\n",
@@ -214,6 +221,21 @@ impl Rig {
 
     pub fn site(&self, name: &str) -> &Site {
         self.sites.iter().find(|it| it.name == name).unwrap()
+    }
+
+    /// The site with this address.
+    pub fn site_at(&self, address: Ipv4Addr) -> Option<&'static str> {
+        self.sites.iter().find(|it| it.address == address).map(|it| it.name)
+    }
+
+    /// Whether the name server of a site says that its view is stale.
+    pub fn dns_is_stale(&self, site: &str) -> bool {
+        self.place(site).run(async move {
+            let url = format!("http://{DNS_STATUS}/readyz?strict");
+            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+            let text = async { client?.get(url).send().await?.text().await };
+            text.await.is_ok_and(|text| text.contains("stale"))
+        })
     }
 
     fn site_mut(&mut self, name: &str) -> &mut Site {
@@ -315,7 +337,9 @@ impl Rig {
                     if home.name == site { "" } else { &join }
                 )
             }
-            "dns" => format!("{engine}[dns]\nlisten = [\"{address}:{DNS_PORT}\"]\n"),
+            "dns" => format!(
+                "{engine}[dns]\nlisten = [\"{address}:{DNS_PORT}\"]\n[telemetry]\nlisten = \"{DNS_STATUS}\"\n"
+            ),
             "gateway" => format!(
                 "{engine}[proxy]\ncluster = \"main\"\nlisten = [\"{address}:{GATEWAY_PORT}\"]\nlameduck = \"1s\"\n"
             ),
@@ -333,10 +357,31 @@ impl Rig {
         format!("node = \"{role}-{site}\"\nsite = \"{site}\"\ndata_dir = {data:?}\n{sections}")
     }
 
-    fn start_outside(&mut self) -> Result<(), Failed> {
+    /// Two back ends of the service of all sites, and one of the service of this site alone with this number.
+    fn start_back_ends(&mut self, site: &str, number: usize) -> Result<(), Failed> {
+        for id in [format!("{site}-1"), format!("{site}-2")] {
+            self.start_back_end(site, "web", &id)?;
+        }
+        self.start_back_end(site, &format!("only-{site}"), &format!("only-{site}-{number}"))
+    }
+
+    /// Everything of a site that was killed, at once, as on a machine that was switched on. Its own service's back end has a
+    /// new number.
+    pub fn start_site(&mut self, site: &str, number: usize) -> Result<(), Failed> {
+        self.start_roles(site, &ROLES)?;
+        self.start_back_ends(site, number)
+    }
+
+    /// Starts the prober outside all sites.
+    pub fn start_outside(&mut self) -> Result<(), Failed> {
         let child = self.spawn_prober_outside()?;
         self.outside = Some(Reaped(child));
         Ok(())
+    }
+
+    /// SIGKILL for the prober outside all sites.
+    pub fn kill_outside(&mut self) {
+        self.outside = None;
     }
 
     fn spawn_prober_outside(&self) -> Result<Child, Failed> {
@@ -387,17 +432,8 @@ impl Rig {
         self.site_mut(site).running.retain(|it| it.name != name);
     }
 
-    pub fn pid(&self, site: &str, name: &str) -> Option<u32> {
-        self.site(site).running.iter().find(|it| it.name == name).map(|it| it.process.0.id())
-    }
-
-    /// A command line of the program, as an operator outside types it for a control.
-    pub fn command(&self, site: &str, arguments: &[&str]) -> Command {
-        self.command_from(OUTSIDE, site, arguments)
-    }
-
-    /// As [`Rig::command`], typed at a place.
-    pub fn command_from(&self, place: &str, site: &str, arguments: &[&str]) -> Command {
+    /// A command line of the program, as an operator at a place types it for a control.
+    fn command_from(&self, place: &str, site: &str, arguments: &[&str]) -> Command {
         let file = |name: &str| self.folder.path().join(name);
         let mut command = self.place(place).command(env!("CARGO_BIN_EXE_waypost"));
         command.args(["--server", &self.site(site).url(), "--token-file"]).arg(file("operator.token"));
@@ -445,6 +481,26 @@ impl Rig {
         self.typed(site, &["apply", "-f", &file.display().to_string()])
     }
 
+    /// A command that is typed at the site's own place.
+    pub fn typing(&self, site: &str, arguments: &[&str]) -> Command {
+        self.command_from(site, site, arguments)
+    }
+
+    /// An apply that is typed at the site's own place.
+    pub fn applying(&self, site: &str, text: &str) -> Result<Command, Failed> {
+        let file = self.folder.path().join("applied-later.yaml");
+        std::fs::write(&file, text)?;
+        Ok(self.typing(site, &["apply", "-f", &file.display().to_string()]))
+    }
+
+    /// The words of an order that changes no answer which a test looks at.
+    pub const fn order<'w>(name: &'w str) -> [&'w str; 13] {
+        [
+            "override", "set", name, "--domain", SPARE, "--site", "sh", "--state", "drain", "--owner", "o",
+            "--reason", "r",
+        ]
+    }
+
     pub fn status(&self, site: &str) -> Result<Value, Failed> {
         Ok(serde_json::from_str(&self.done(site, &["status", "--json"])?)?)
     }
@@ -453,6 +509,35 @@ impl Rig {
     pub fn answer(&self, from: &str, site: &str, name: &str) -> Result<Ipv4Addr, String> {
         let (server, name) = (self.site(site).dns(), name.to_owned());
         self.place(from).run(async move { first_address(server, &name, None).await })
+    }
+
+    /// What a site's name server answers to clients of different networks.
+    pub fn answers_of_clients(&self, site: &str, name: &str) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
+        let (server, name) = (self.site(site).dns(), name.to_owned());
+        self.outside().run(async move {
+            let mut answers = BTreeMap::new();
+            for client in CLIENTS {
+                let client = Ipv4Addr::new(10, 200, client, 1);
+                if let Ok(address) = first_address(server, &name, Some(client)).await {
+                    answers.insert(client, address);
+                }
+            }
+            answers
+        })
+    }
+
+    /// Waits until every site is let back for every client, as seen at each of them.
+    pub fn all_let_back(&self) -> Result<(), Failed> {
+        let [first, .., last] = self.sites.as_slice() else { return Err("fewer than two sites".into()) };
+        for (name, expected) in [(GATEWAYS, first.address), (OTHER, last.address)] {
+            for site in &self.sites {
+                eventually("sites that are let back", PATIENCE, || {
+                    let answers = self.answers_of_clients(site.name, name);
+                    answers.len() == CLIENTS.len() && answers.values().all(|it| *it == expected)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// What a site's gateway answers, asked from a place.
