@@ -37,6 +37,7 @@ mod instance;
 mod logging;
 mod names;
 mod network;
+mod old_layout;
 mod outage;
 mod partitions;
 mod peers;
@@ -86,6 +87,15 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_stuck_drain_says_why", status::stuck_drain),
     ("a_past_moment_is_explained_with_the_documents_of_then", status::the_past),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
+    ("sites_of_the_old_layout_join_at_once_without_a_changed_answer", old_layout::joins_at_once),
+    (
+        "sites_of_the_old_layout_join_once_their_documents_are_equal",
+        old_layout::joins_when_the_documents_are_equal,
+    ),
+    (
+        "a_site_of_the_old_layout_takes_the_documents_of_the_home_on_order",
+        old_layout::takes_the_home_on_order,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -46,6 +46,8 @@ pub const DNS_PORT: u16 = 5300;
 pub const GATEWAY_PORT: u16 = 8080;
 /// Where a name server says how it is, within its site.
 pub const DNS_STATUS: &str = "127.0.0.1:9101";
+/// How long a gateway waits for a response: what a request waits that was sent into a cut.
+pub const RESPONSE_TIMEOUT: &str = "3s";
 /// The clients whose answers are compared.
 pub const CLIENTS: Range<u8> = 0..24;
 pub const ROLES: [&str; 5] = ["engine", "control", "dns", "gateway", "prober"];
@@ -341,7 +343,8 @@ impl Rig {
                 "{engine}[dns]\nlisten = [\"{address}:{DNS_PORT}\"]\n[telemetry]\nlisten = \"{DNS_STATUS}\"\n"
             ),
             "gateway" => format!(
-                "{engine}[proxy]\ncluster = \"main\"\nlisten = [\"{address}:{GATEWAY_PORT}\"]\nlameduck = \"1s\"\n"
+                "{engine}[proxy]\ncluster = \"main\"\nlisten = [\"{address}:{GATEWAY_PORT}\"]\nlameduck = \"1s\"\n\
+                 limits = {{ response_timeout = \"{RESPONSE_TIMEOUT}\" }}\n"
             ),
             "prober" => {
                 let controls: Vec<String> = self.sites.iter().map(Site::url).collect();

@@ -328,10 +328,25 @@ impl Lab {
     }
 }
 
+/// The files of the page are those of `deploy/two-sites`.
+fn files_are_deployed(steps: &[Step]) -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/two-sites");
+    for step in steps {
+        if let Step::File { machine, path, text } = step {
+            let name = Path::new(path).file_name().unwrap_or_default();
+            let file = folder.join(machine).join(name);
+            let same = std::fs::read_to_string(&file).is_ok_and(|it| it.trim_end() == text.trim_end());
+            ensure(same, || format!("{} is not as on the page:\n{text}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn follow() -> Result<(), Failed> {
     let steps = steps(PAGE)?;
+    files_are_deployed(&steps)?;
     let commands = steps.iter().filter(|it| matches!(it, Step::Typed { .. })).count();
-    ensure(commands > 40 && steps.len() - commands == 6, || {
+    ensure(commands > 40 && steps.len() - commands == 8, || {
         format!("{} steps, {commands} typed", steps.len())
     })?;
     let mut lab = Lab::of(PAGE)?;

@@ -174,7 +174,10 @@ async fn take_configuration(
         })?;
         let takes_home = shared.take_home.load(Ordering::Relaxed);
         refuse_foreign(&head, &current, plan.differences(), takes_home)?;
-        keep_what_is_lost(shared, &head, &current).await?;
+        // Of equal documents nothing is lost, whoever committed them.
+        if !plan.differences().is_empty() {
+            keep_what_is_lost(shared, &head, &current).await?;
+        }
         let entry = AuditEntry {
             at: shared.handle.now(),
             who: format!("site {site}"),
