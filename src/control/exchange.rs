@@ -17,6 +17,8 @@ pub(super) mod lost;
 mod promote;
 mod pull;
 mod seen;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -41,7 +41,7 @@ const VICTIMS: [(&str, &str); 6] = [
     ("bj", "dns"),
 ];
 /// The steps of a piece of work take about this long: a kill is at any moment of it.
-const STEPS: Duration = Duration::from_millis(400);
+const STEPS: Duration = Duration::from_millis(150);
 
 fn kills(consul: PathBuf) -> Result<(), Failed> {
     let mut rig = Rig::start(&[("bj", Backing::Embedded), ("sh", Backing::Consul(consul))], (1, 0))?;
