@@ -15,6 +15,7 @@ mod problem;
 mod schema;
 mod services;
 mod simulate;
+mod site_drains;
 mod sites;
 mod status;
 mod tokens;
@@ -33,6 +34,7 @@ pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
 pub use problem::Problem;
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
+pub use site_drains::{DrainAnswer, DrainChange, DrainsAnswer, DrainsQuery, PassedOnDrain, Progress};
 pub use sites::{
     ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, InstancesAnswer, InstancesQuery,
     JoinOrder, Joined, LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery,

@@ -43,7 +43,7 @@ use store::{
     engine::{Engine, EngineError},
     handle::{Following, Handle},
     health::{Batch, BatchReply, Work},
-    model::{Name, Span},
+    model::{DarkSite, Name, Span},
     remote::{RemoteMetrics, Teller},
     vital,
     writers::Writer,
@@ -52,7 +52,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 pub use bearers::Lockout;
 pub use documents::{ChangeError, Requester};
-pub use drains::{MAX_DRAINS, MIN_LEASE};
+pub use drains::{Cancelled, MAX_DRAINS, MIN_LEASE};
 pub use exchange::{SeenSite, SeenSites};
 pub use liveness::{HEARTBEAT_EVERY, Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
@@ -81,6 +81,8 @@ pub struct Config {
     /// The longest time after `done` for which gateways refuse a drained instance, unless an order says otherwise;
     /// `None`: until it is seen to have ended.
     pub linger: Option<Span>,
+    /// What drains do about a site that does not answer, unless an order says otherwise.
+    pub dark_site: DarkSite,
     /// How much of past configurations is kept.
     pub history: store::commit::history::Limits,
     /// This site joins others, so it does not make itself the home.
@@ -102,6 +104,7 @@ impl Config {
             settle: Duration::from_millis(6_500),
             hook_deadline: Duration::from_secs(10),
             linger: None,
+            dark_site: DarkSite::Hold,
             history: store::commit::history::Limits::default(),
             joins: false,
             lost: None,
@@ -174,6 +177,8 @@ struct Shared {
     evidence: watch::Sender<Arc<drains::Evidence>>,
     adoption: adoption::Company,
     sites: SeenSites,
+    /// What other sites tell of drains.
+    across: drains::Across,
     /// What this site tells others of its registry.
     teller: Teller,
     /// Counters of what sites tell one another of their registries.
@@ -223,6 +228,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         evidence: watch::Sender::new(Arc::default()),
         adoption: adoption::Company::new(),
         sites: SeenSites::default(),
+        across: drains::Across::new(),
         teller,
         remote,
         take_home: AtomicBool::new(false),
@@ -255,6 +261,7 @@ impl Control {
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", liveness::follow(Arc::clone(&shared))));
+        tasks.spawn(named("watch of other sites", drains::watch_sites(Arc::clone(&shared))));
         tasks.spawn(named("watch of gateways", drains::watch_nodes(Arc::clone(&shared))));
         tasks.spawn(named("completion of bootstraps", tokens::complete(Arc::clone(&shared))));
         tasks.spawn(named("watch of drained instances", drains::follow_drained(Arc::clone(&shared))));
@@ -263,7 +270,17 @@ impl Control {
         let drains = Lock::new(&shared, "drains");
         let driver = {
             let shared = Arc::clone(&shared);
-            move |held| drains::drive_all(Arc::clone(&shared), held, hooks.clone())
+            move |held: Arc<lock::Held>| {
+                let copying = drains::copy_all(Arc::clone(&shared), Arc::clone(&held));
+                let driving = drains::drive_all(Arc::clone(&shared), held, hooks.clone());
+                async move {
+                    tokio::select! {
+                        biased;
+                        () = driving => {}
+                        () = copying => {}
+                    }
+                }
+            }
         };
         tasks.spawn(named("driver of drains", lock::lead(drains, stopping.clone(), driver)));
         let verdicts = Lock::new(&shared, "verdicts");

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::{CancelledDrain, DrainOrder, DrainView, OrderedDrain},
     auth::Right,
+    control::Cancelled,
 };
 
 pub(super) async fn list(State(admin): State<Admin>, caller: Caller) -> Result<List<DrainView>, Problem> {
@@ -27,7 +28,7 @@ pub(super) async fn order(
 ) -> Result<Created<OrderedDrain>, Problem> {
     caller.needs(Right::Change)?;
     caller.0.who().clone_into(&mut order.by);
-    Ok(Created(OrderedDrain { drain: admin.control.drain(order).await? }))
+    Ok(Created(OrderedDrain { drain: admin.control.drain_anywhere(order, &admin.peers).await? }))
 }
 
 pub(super) async fn one(
@@ -46,7 +47,8 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<CancelledDrain>, Problem> {
     caller.needs(Right::Change)?;
-    let drain = admin.control.cancel(&id, caller.0.who()).await?;
+    let Cancelled { drain, not_told } =
+        admin.control.cancel_anywhere(&id, caller.0.who(), &admin.peers).await?;
     // The drain is cancelled even if the engine does not answer this question.
     let still_refused_by = admin.control.also_excluding(&drain).await.unwrap_or_default();
     Ok(Json(CancelledDrain {
@@ -58,5 +60,6 @@ pub(super) async fn cancel(
         phase: drain.phase,
         service: drain.service,
         still_refused_by,
+        not_told,
     }))
 }

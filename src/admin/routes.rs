@@ -166,6 +166,19 @@ fn between_sites() -> Vec<Route<Admin>> {
             "A change of documents that another site passes on to the home.",
             sites::change,
         ),
+        post(
+            "/v1/sites/drains",
+            Needs::Site,
+            "What is new of the drains that concern the caller: those of this site, and what its gateways have proved of the \
+             caller's.",
+            sites::drains,
+        ),
+        post(
+            "/v1/sites/drains/orders",
+            Needs::Site,
+            "The order of a drain of an instance of this site, or its cancellation, that another site passes on.",
+            sites::drain,
+        ),
         get(
             "/v1/sites/verdicts",
             Needs::Site,

@@ -14,8 +14,9 @@ use store::model::Name;
 use super::{Admin, Caller, JsonBody, Problem};
 use crate::{
     api::{
-        ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, InstancesAnswer, InstancesQuery,
-        ShardsAnswer, ShardsQuery, SiteIdentity, SiteVerdictsAnswer,
+        ChangeAtHome, DrainAnswer, DrainsAnswer, DrainsQuery, ExchangeAnswer, ExchangeQuery, HomeAnswer,
+        InstancesAnswer, InstancesQuery, PassedOnDrain, ShardsAnswer, ShardsQuery, SiteIdentity,
+        SiteVerdictsAnswer,
     },
     certificate::clients::ClientCertificate,
     sites::{
@@ -133,6 +134,24 @@ pub(super) async fn instances(
     JsonBody(query): JsonBody<InstancesQuery>,
 ) -> Json<InstancesAnswer> {
     Json(admin.control.instances(query).await)
+}
+
+/// What is new of drains.
+pub(super) async fn drains(
+    State(admin): State<Admin>,
+    SiteCaller(site): SiteCaller,
+    JsonBody(query): JsonBody<DrainsQuery>,
+) -> Result<Json<DrainsAnswer>, Problem> {
+    Ok(Json(admin.control.drains_for(&site, query).await?))
+}
+
+/// An order about a drain that another site passes on.
+pub(super) async fn drain(
+    State(admin): State<Admin>,
+    SiteCaller(site): SiteCaller,
+    JsonBody(asked): JsonBody<PassedOnDrain>,
+) -> Json<DrainAnswer> {
+    Json(admin.control.drain_passed_on(&site, asked).await)
 }
 
 /// The verdicts with their history.

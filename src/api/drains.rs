@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use store::{
     drain::{Drain, DrainId, Phase, Receipt, ending::Ended},
-    model::Span,
+    model::{DarkSite, Name, Span},
 };
 use utoipa::ToSchema;
 
@@ -38,6 +38,19 @@ pub struct DrainOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub linger: Option<Span>,
+    /// The site whose registry has the instance; absent: this site, or the one other site that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub site: Option<Name>,
+    /// What to do about a site that does not answer: `hold` waits for it, `unproven` goes on after the lease; absent: as
+    /// control is configured, which is normally `hold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub dark_site: Option<DarkSite>,
+    /// The id that the drain gets: that of an order which another site passes on, and which may come twice.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub id: Option<DrainId>,
     /// Who orders it: the name of the token, not something that the request says.
     #[serde(skip)]
     #[schema(ignore)]
@@ -162,4 +175,9 @@ pub struct CancelledDrain {
     /// Another drain that keeps gateways from the instance.
     #[schema(value_type = Option<String>)]
     pub still_refused_by: Option<DrainId>,
+    /// The site that leads the drain, if it cannot be asked at present: until it answers, the drain is cancelled at this site
+    /// alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub not_told: Option<Name>,
 }

@@ -236,9 +236,17 @@ pub(super) struct Drain {
     /// When every gateway had seen the instance end.
     #[schema(required = false, format = DateTime)]
     ended: String,
-    /// Why it was cancelled, if no operator did so.
+    /// Why it was cancelled, if no operator at the site that leads it did so.
     #[schema(required = false)]
     note: String,
+    /// The site that leads it; absent: the site that is asked.
+    #[schema(required = false)]
+    site: String,
+    /// The index of the record in the engine of that site.
+    #[schema(required = false)]
+    revision: u64,
+    /// What to do about a site that does not answer: `hold` waits for it, `unproven` goes on after the lease.
+    dark_site: String,
 }
 
 /// The phase of a drain.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use store::drain::Phase;
+use store::{drain::Phase, model::UnknownWord};
 
 use super::{
     arguments::Drain,
@@ -22,8 +22,11 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
     match drain {
-        Drain::Instance { service, id, node, hook, lease, require_all, linger, wait } => {
+        Drain::Instance { service, id, site, node, hook, lease, require_all, dark_site, linger, wait } => {
             let instance = id;
+            let dark_site = dark_site.map(|it| it.parse()).transpose();
+            let dark_site =
+                dark_site.map_err(|error: UnknownWord| Failure::Failed(format!("--dark-site: {error}")))?;
             let order = DrainOrder {
                 service,
                 instance,
@@ -32,6 +35,8 @@ pub(super) async fn run(client: &Client, drain: Drain, json: bool) -> Outcome {
                 lease,
                 require_all,
                 linger,
+                site,
+                dark_site,
                 ..DrainOrder::default()
             };
             let ordered: OrderedDrain = client.post("/v1/drains", &order).await?;
@@ -91,7 +96,12 @@ fn cancelled_text(cancelled: &CancelledDrain) -> String {
     } else {
         format!("gateways let {instance} in again as soon as it is registered")
     };
-    format!("{} cancelled: {before}{after}", cancelled.id)
+    let later = cancelled.not_told.as_ref().map_or_else(String::new, |site| {
+        format!(
+            "; the site {site}, which leads the drain, does not answer: until it does, this holds at the site that was asked"
+        )
+    });
+    format!("{} cancelled: {before}{after}{later}", cancelled.id)
 }
 
 /// Prints each step as it happens, until the drain is over.
@@ -203,5 +213,8 @@ mod tests {
         cancelled.still_refused_by = Some(DrainId("d2".to_owned()));
         let text = cancelled_text(&cancelled);
         assert!(text.ends_with("waypost drain cancel d2") && !text.contains("in again"), "{text}");
+        cancelled.not_told = Some("sh".parse().unwrap());
+        let text = cancelled_text(&cancelled);
+        assert!(text.contains("the site sh, which leads the drain, does not answer"), "{text}");
     }
 }

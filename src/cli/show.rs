@@ -143,7 +143,10 @@ pub(super) fn drain_row(view: &DrainView) -> Vec<String> {
         |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
     vec![
         view.drain.id.to_string(),
-        format!("{} of {}", view.drain.instance, view.drain.service),
+        match &view.drain.site {
+            Some(site) => format!("{} of {} at {site}", view.drain.instance, view.drain.service),
+            None => format!("{} of {}", view.drain.instance, view.drain.service),
+        },
         phase(view).to_owned(),
         view.receipts.iter().map(|it| it.gateway.clone()).collect::<Vec<_>>().join(", "),
         names(&view.awaited),

@@ -6,7 +6,7 @@ use store::{
     discovery::BELIEVE_AFTER,
     engine::consul,
     model::{
-        Name, Span, Ttl,
+        DarkSite, Name, Span, Ttl,
         read::{Fields, Reader},
     },
 };
@@ -254,6 +254,7 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
         must_be_guarded(&at, "[control] listen", listen, &guard);
     }
     let linger = fields.optional("linger", |it| it.span_within(LINGERS));
+    let dark_site = fields.or("dark_site", DarkSite::Hold, |it| it.one_of());
     let usual = store::commit::history::Limits::default();
     let history = store::commit::history::Limits {
         commits: fields.or("history_commits", usual.commits, |it| it.int(1..=100_000)),
@@ -261,7 +262,7 @@ fn control_section(fields: &Fields<'_>) -> Option<Control> {
     };
     let peer_authorities = sites::peer_authorities(fields, &mut guard);
     let join = sites::join(fields);
-    Some(Control { listen, guard, linger, history, join, peer_authorities })
+    Some(Control { listen, guard, linger, dark_site, history, join, peer_authorities })
 }
 
 fn telemetry_section(fields: &Fields<'_>) -> Option<Telemetry> {

@@ -163,6 +163,8 @@ pub struct Control {
     pub guard: Guard,
     /// The longest time for which gateways refuse a drained instance that they did not see end; `None`: without a limit.
     pub linger: Option<store::model::Span>,
+    /// What drains do about a site that does not answer.
+    pub dark_site: store::model::DarkSite,
     /// How much of past configurations is kept for `explain --at`.
     pub history: store::commit::history::Limits,
     /// Where the documents of other sites come from when this site is new.

@@ -1,8 +1,10 @@
 //! Drains: orders become records, records are driven to their end, and every control shows their state.
 //!
 //! Any control accepts orders and cancellations, because both are one write of a record, guarded by its index. Only the
-//! holder of the lock drives them ([`driver`]).
+//! holder of the lock drives them ([`driver`]). The drain of an instance that another site's registry has is led there
+//! ([`across`]): its order is passed on, and here is a copy of its record, which nothing but gateways acts on.
 
+mod across;
 mod drained;
 mod driver;
 mod evidence;
@@ -18,10 +20,12 @@ use store::{
     drain::{Drain, DrainId, Drains, LEASE, Phase},
     engine::{Endpoint, Index, KvOp, TxnOutcome},
     keys,
-    model::{Moment, Span},
+    model::{DarkSite, Moment, Span},
 };
 use tokio::sync::Mutex;
 
+pub use across::Cancelled;
+pub(super) use across::{Across, copy_all, follow_sites, watch_sites};
 pub(super) use drained::follow as follow_drained;
 pub(super) use driver::drive_all;
 pub(super) use evidence::{Evidence, watch_nodes, watch_receipts};
@@ -71,25 +75,39 @@ impl DrainOrders {
 
     /// `None` if another control accepted an order meanwhile, which this one may repeat or contradict.
     async fn try_order(&self, order: DrainOrder, lease: Span) -> Result<Option<Drain>, Refused> {
-        let linger = order.linger.or(self.shared.config.linger);
+        if let Some(id) = &order.id
+            && let Some((_, drain)) = self.record(&id.0).await?
+        {
+            // The order came twice.
+            return Ok(Some(drain));
+        }
+        let config = &self.shared.config;
+        let linger = order.linger.or(config.linger);
+        let dark_site = match (order.dark_site, order.require_all) {
+            (Some(rule), _) => rule,
+            (None, true) => DarkSite::Hold,
+            (None, false) => config.dark_site,
+        };
         let last = bounded(self.shared.engine.kv_get(keys::LAST_DRAIN, None)).await?.value;
         let last = last.map_or(Index(0), |it| it.modify_index);
         let service = self.registry_name(&order.service);
         let read = bounded(self.shared.engine.health(&service, None)).await?;
         let endpoint = find(&read.value, &service, &order)?;
         let known = self.records().await?;
-        let active = || known.iter().map(|(_, drain)| drain).filter(|drain| !drain.is_over());
+        let led = known.iter().filter(|(_, drain)| drain.is_led_here());
+        let active = || led.clone().map(|(_, drain)| drain).filter(|drain| !drain.is_over());
         if let Some(same) = active().find(|drain| about(drain, &endpoint)) {
             let alike = same.hook == order.hook
                 && same.lease == lease
                 && same.require_all == order.require_all
+                && same.dark_site == dark_site
                 && same.linger == linger;
             return if alike {
                 Ok(Some(same.clone()))
             } else {
                 let text = format!(
-                    "{} of {service} is being drained already, with another hook, lease, linger or require_all: \
-                     cancel {} first",
+                    "{} of {service} is being drained already, with another hook, lease, linger, dark_site or \
+                     require_all: cancel {} first",
                     order.instance, same.id
                 );
                 Err(Refused::new(Refusal::Conflict, text))
@@ -99,17 +117,18 @@ impl DrainOrders {
             let text = format!("{MAX_DRAINS} drains are under way already; wait for one to end");
             return Err(Refused::new(Refusal::Unavailable, text));
         }
-        if known.len() >= MAX_RECORDS {
+        if led.clone().count() >= MAX_RECORDS {
             let text = format!(
                 "{MAX_RECORDS} drains are recorded, most of instances that are still registered; stop those or let \
                  them in (`waypost status` lists them)"
             );
             return Err(Refused::new(Refusal::Unavailable, text));
         }
-        let drain = Drain { linger, ..self.fresh(order, service, endpoint, lease) };
+        let drain = Drain { linger, dark_site, ..self.fresh(order, service, endpoint, lease) };
+        self.must_be_copied(&drain)?;
         let what = format!("drain {}: {} of {} ordered", drain.id, drain.instance, drain.service);
         // An earlier drain of the same instance is replaced, so that cancelling this one admits the instance.
-        let earlier = known.iter().filter(|(_, it)| it.phase == Phase::Done && it.is_of(&drain.endpoint));
+        let earlier = led.filter(|(_, it)| it.phase == Phase::Done && it.is_of(&drain.endpoint));
         let replaced = earlier.map(|(index, it)| {
             let note = Some(format!("replaced by drain {}", drain.id));
             let over = Drain { note, ..cancelled(it.clone(), self.shared.handle.now()) };
@@ -153,7 +172,10 @@ impl DrainOrders {
                 );
                 return Err(Refused::new(Refusal::Conflict, text));
             }
-            let cancelled = cancelled(drain, self.shared.handle.now());
+            let mut cancelled = cancelled(drain, self.shared.handle.now());
+            if !cancelled.is_led_here() {
+                cancelled.note = Some(format!("{by} at {}", self.shared.config.site));
+            }
             let what = format!("drain {id}: {} of {} cancelled", cancelled.instance, cancelled.service);
             if let TxnOutcome::Committed(_) = self.write(&cancelled, index, by, what, Vec::new()).await? {
                 tracing::info!(
@@ -189,24 +211,45 @@ impl DrainOrders {
     }
 
     pub(super) async fn status(&self, id: &str) -> Option<DrainView> {
-        let id = DrainId(id.to_owned());
-        let seen = self.shared.handle.drains().borrow().records.get(&id).map(|(_, drain)| Arc::clone(drain));
-        let drain = match seen {
-            Some(drain) => drain,
+        match self.seen(&DrainId(id.to_owned())) {
+            Some(view) => Some(view),
             // It may have been ordered a moment ago.
-            None => Arc::new(self.record(&id.0).await.ok()??.1),
-        };
-        Some(self.view(&drain))
+            None => Some(self.view(&self.record(id).await.ok()??.1)),
+        }
+    }
+
+    /// One drain, of those that this node follows.
+    pub(super) fn seen(&self, id: &DrainId) -> Option<DrainView> {
+        let seen = self.shared.handle.drains().borrow().records.get(id).map(|(_, drain)| Arc::clone(drain));
+        seen.map(|drain| self.view(&drain))
     }
 
     fn view(&self, drain: &Drain) -> DrainView {
         let evidence = Arc::clone(&self.shared.evidence.borrow());
         let registered = drained::is_registered(&self.shared, drain);
-        DrainView::new(drain, &evidence, registered, self.shared.handle.now())
+        let view = DrainView::new(drain, &evidence, registered, self.shared.handle.now());
+        if drain.is_led_here() {
+            return view;
+        }
+        view.told(self.shared.across.progress(drain), self.shared.across.silence(drain))
+    }
+
+    /// Refuses a drain whose record other sites could not copy, if there are other sites.
+    fn must_be_copied(&self, drain: &Drain) -> Result<(), Refused> {
+        let has_sites = self.shared.evidence.borrow().sites.as_ref().is_some_and(|it| !it.is_empty());
+        if !has_sites {
+            return Ok(());
+        }
+        let copied = drain.told(Index(0)).copied(&self.shared.config.site);
+        copied.map(drop).map_err(|error| {
+            let text =
+                format!("other sites cannot copy the record, so their gateways would not obey it: {error}");
+            Refused::new(Refusal::Wrong, text)
+        })
     }
 
     /// The name in the registry of a Service. Any other text is used as a name in the registry.
-    fn registry_name(&self, text: &str) -> String {
+    pub(super) fn registry_name(&self, text: &str) -> String {
         let snapshot = self.shared.handle.snapshot();
         let service = snapshot.as_ref().and_then(|it| it.services.get(text));
         service.map_or_else(|| text.to_owned(), |it| it.consul.service.clone())
@@ -216,7 +259,7 @@ impl DrainOrders {
         let now = self.shared.handle.now();
         Drain {
             v: Drain::VERSION,
-            id: DrainId(uuid::Uuid::new_v4().to_string()),
+            id: order.id.unwrap_or_else(new_id),
             service,
             instance: order.instance,
             endpoint,
@@ -233,6 +276,9 @@ impl DrainOrders {
             done: None,
             ended: None,
             note: None,
+            site: None,
+            revision: Index(0),
+            dark_site: DarkSite::Hold,
         }
     }
 
@@ -260,7 +306,7 @@ impl DrainOrders {
         Ok(read.value.iter().filter_map(parse).collect())
     }
 
-    async fn record(&self, id: &str) -> Result<Option<(Index, Drain)>, Refused> {
+    pub(super) async fn record(&self, id: &str) -> Result<Option<(Index, Drain)>, Refused> {
         if uuid::Uuid::try_parse(id).is_err() {
             // Not an id of ours, and perhaps not usable in a key.
             return Ok(None);
@@ -284,6 +330,10 @@ fn stored(drain: &Drain) -> Bytes {
     serde_json::to_vec(drain).expect("texts and numbers have no failing serialiser").into()
 }
 
+fn new_id() -> DrainId {
+    DrainId(uuid::Uuid::new_v4().to_string())
+}
+
 /// The lease of a valid order.
 fn checked(order: &DrainOrder) -> Result<Span, Refused> {
     let wrong = |text: String| Refused::new(Refusal::Wrong, text);
@@ -296,6 +346,12 @@ fn checked(order: &DrainOrder) -> Result<Span, Refused> {
     }
     if let Some(hook) = &order.hook {
         hook::check(hook).map_err(wrong)?;
+    }
+    if order.require_all && order.dark_site == Some(DarkSite::Unproven) {
+        return Err(wrong(
+            "require_all waits for every gateway, those of sites that do not answer too, so dark_site cannot be unproven"
+                .to_owned(),
+        ));
     }
     Ok(lease)
 }
@@ -335,9 +391,10 @@ fn about(drain: &Drain, endpoint: &Endpoint) -> bool {
 }
 
 /// The record of a cancelled drain. If the registry may have been changed, the driver undoes that first, and the record
-/// has a trouble until then. After `done` nothing is left to be undone: what is registered now came later.
+/// has a trouble until then. After `done` nothing is left to be undone: what is registered now came later. The registry of
+/// another site's drain is that site's.
 fn cancelled(drain: Drain, now: Moment) -> Drain {
-    let touched = matches!(drain.phase, Phase::Deregistering | Phase::Calling);
+    let touched = drain.is_led_here() && matches!(drain.phase, Phase::Deregistering | Phase::Calling);
     Drain { phase: Phase::Cancelled, since: now, trouble: touched.then(|| READMITTING.to_owned()), ..drain }
 }
 

@@ -21,6 +21,7 @@ store::metrics! {
         pub drains_active: gauge("waypost.control.drains_active", "{drain}", "Drains that this control drives.");
         pub drains_done: counter("waypost.control.drains_done", "{drain}", "Drains that this control brought to their end.");
         pub drains_unproven: counter("waypost.control.drains_unproven", "{drain}", "Drains that went on without the receipt of a gateway.");
+        pub drains_copied: counter("waypost.control.drains_copied", "{record}", "Records of other sites' drains that this control copied.");
         pub hook_calls: counter("waypost.control.hook_calls", "{call}", "Calls of drain hooks.");
         pub hook_failures: counter("waypost.control.hook_failures", "{call}", "Calls of drain hooks that were not answered with 2xx.");
     }

@@ -207,12 +207,18 @@ impl Engine for Remote {
 pub(super) struct Fixture {
     pub(super) engine: Arc<Remote>,
     pub(super) handle: Handle,
+    site: &'static str,
     _follower: Follower,
     _dir: tempfile::TempDir,
 }
 
 impl Fixture {
     pub(super) async fn start() -> Self {
+        Self::start_at("bj", "").await
+    }
+
+    /// At a site, with further documents.
+    pub(super) async fn start_at(site: &'static str, more: &str) -> Self {
         log_everywhere();
         let inner = Embedded::in_memory(Options::default()).await;
         let engine = Arc::new(Remote {
@@ -224,9 +230,12 @@ impl Fixture {
         });
         let cluster = two_sites("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }");
         apply(&*engine, &format!("{cluster}---\n{MORE}")).await;
+        if !more.is_empty() {
+            apply(&*engine, more).await;
+        }
         let identity = Identity {
             node: "node-1".into(),
-            site: "bj".into(),
+            site: site.into(),
             roles: ["control".to_owned()].into(),
             boot: "boot".into(),
         };
@@ -235,7 +244,7 @@ impl Fixture {
         let (handle, follower) =
             follow::start(remote, dir.path(), identity, follow::Options::default()).await.unwrap();
         assert!(handle.snapshot().is_some());
-        Self { engine, handle, _follower: follower, _dir: dir }
+        Self { engine, handle, site, _follower: follower, _dir: dir }
     }
 
     /// A control over this engine and node.
@@ -243,7 +252,7 @@ impl Fixture {
         let config = Config {
             settle: Duration::from_millis(100),
             hook_deadline: Duration::from_secs(2),
-            ..Config::new(name(node), name("bj"), "boot".into())
+            ..Config::new(name(node), name(self.site), "boot".into())
         };
         let remote = Arc::<Remote>::clone(&self.engine);
         let control = super::start(config, remote, self.handle.clone());
@@ -257,7 +266,7 @@ impl Fixture {
 
     /// What the parts of a control hold.
     pub(super) fn shared(&self, node: &str) -> Arc<Shared> {
-        let config = Config::new(name(node), name("bj"), "boot".into());
+        let config = Config::new(name(node), name(self.site), "boot".into());
         super::start(config, Arc::<Remote>::clone(&self.engine), self.handle.clone()).shared
     }
 
@@ -315,7 +324,7 @@ impl Fixture {
     fn beating(&self, node: &str, role: &str, boot: &str, every: Duration) -> Gateway {
         let heartbeat = NodeHeartbeat {
             node: node.into(),
-            site: "bj".into(),
+            site: self.site.into(),
             roles: [role.to_owned()].into(),
             boot: boot.to_owned(),
             number: 0,

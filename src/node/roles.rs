@@ -173,6 +173,7 @@ impl Node {
         let mut settings = control::Config::new(config.node.clone(), config.site.clone(), self.boot.clone());
         if let Some(section) = &config.control {
             (settings.history, settings.linger) = (section.history, section.linger);
+            settings.dark_site = section.dark_site;
         }
         settings.own_engine = opened.embedded.is_some();
         let join = config.control.as_ref().and_then(|it| it.join.clone());

@@ -4,9 +4,13 @@
 //! Gateways obey the record, independent of the registry. Control takes it through its phases with [`advance`], a
 //! pure function of the record, the receipts and the gateways' leases.
 //!
+//! A drain is led by the control of the site in whose registry its instance is. Every other site has a copy of the record
+//! in its own engine ([`across`]), which its gateways obey in the same way.
+//!
 //! A drain that is done still excludes the drained process, because a process that goes on running registers itself
 //! again. What ends the exclusion, and how long the record is needed for it, is in [`ending`].
 
+pub mod across;
 pub mod ending;
 
 use std::{
@@ -17,12 +21,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::across::{Missing, OtherSite};
 use crate::{
     discovery::InstanceNote,
     engine::{Endpoint, Index},
     health_state::Staleness,
     load::Load,
-    model::{Moment, Span},
+    model::{DarkSite, Moment, Name, Span},
 };
 
 /// The id of a drain; also the hook's idempotency key.
@@ -80,9 +85,23 @@ pub struct Drain {
     /// When every gateway that ran at the time of `done` had seen the instance end ([`ending::has_ended`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Moment>,
-    /// Why it was cancelled, for display, when that was not ordered by an operator.
+    /// Why it was cancelled, for display, when that was not ordered by an operator at the site that leads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The site that leads it, in the copy that another site's engine has. Absent: it is led here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
+    /// In a copy, the index of the record in the engine of the site that leads it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub revision: Index,
+    /// What to do about a site that does not answer.
+    #[serde(default)]
+    pub dark_site: DarkSite,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(index: &Index) -> bool {
+    *index == Index(0)
 }
 
 /// The phase of a drain.
@@ -130,6 +149,12 @@ impl Drain {
         linger.map(|linger| self.since.after(linger))
     }
 
+    /// True if the control of this engine's site leads it. Nothing but gateways may act on the copy of another site's drain.
+    #[must_use]
+    pub const fn is_led_here(&self) -> bool {
+        self.site.is_none()
+    }
+
     /// True when control has nothing left to do for it.
     #[must_use]
     pub const fn is_over(&self) -> bool {
@@ -143,10 +168,13 @@ impl Drain {
     }
 
     /// True if the drain concerns this registration until it is done: by id on the same node, or by address.
-    /// Registering a draining instance under another id, address or port does not end the exclusion.
+    /// Registering a draining instance under another id, address or port does not end the exclusion. Nodes of two
+    /// registries may have the same name, so an id counts only in the registry of the drained instance.
     #[must_use]
     pub fn concerns(&self, endpoint: &Endpoint) -> bool {
-        let same_id = self.instance == endpoint.id && self.endpoint.node == endpoint.node;
+        let same_id = self.instance == endpoint.id
+            && self.endpoint.node == endpoint.node
+            && across::may_be_of_one_registry(self, endpoint);
         let same_address = self.endpoint.address == endpoint.address && self.endpoint.port == endpoint.port;
         self.service == endpoint.service && (same_id || same_address)
     }
@@ -190,7 +218,7 @@ pub struct Receipt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listening {
     /// The cluster whose services it serves.
-    pub cluster: model::Name,
+    pub cluster: Name,
     /// The ports, in the order of its configuration; at most [`Listening::MAX_PORTS`].
     pub ports: Vec<u16>,
 }
@@ -267,23 +295,29 @@ pub enum Step {
     Rest,
 }
 
-/// Decides the next step of a drain from the receipts and the gateways' silence.
+/// Decides the next step of a drain from the receipts and the gateways' silence, and from what the other sites tell whose
+/// gateways may pick the instance.
 ///
 /// A gateway that is no longer registered (it shut down gracefully) is not waited for.
 #[must_use]
-pub fn advance(drain: &Drain, receipts: &[Receipt], gateways: &BTreeMap<String, Gateway>) -> Step {
+pub fn advance(
+    drain: &Drain,
+    receipts: &[Receipt],
+    gateways: &BTreeMap<String, Gateway>,
+    sites: &BTreeMap<Name, OtherSite>,
+) -> Step {
     match drain.phase {
         Phase::Draining => {
-            let missing = gateways.iter().filter(|(name, gateway)| !proved(drain, receipts, name, gateway));
-            let (lapsed, awaited): (Vec<_>, Vec<_>) =
-                missing.partition(|(_, gateway)| !drain.require_all && gateway.silent >= drain.lease.0);
-            let names =
-                |list: Vec<(&String, &Gateway)>| list.into_iter().map(|(name, _)| name.clone()).collect();
-            if awaited.is_empty() {
-                Step::Deregister { unproven: names(lapsed) }
-            } else {
-                Step::AwaitReceipts(names(awaited))
+            let mut missing = Missing::default();
+            let here = gateways.iter().filter(|(name, gateway)| !proved(drain, receipts, name, gateway));
+            for (name, gateway) in here {
+                missing.add(name.clone(), !drain.require_all && gateway.silent >= drain.lease.0);
             }
+            for (name, site) in sites {
+                site.missing(name, drain, &mut missing);
+            }
+            let Missing { awaited, unproven } = missing;
+            if awaited.is_empty() { Step::Deregister { unproven } } else { Step::AwaitReceipts(awaited) }
         }
         Phase::Deregistering => Step::Deregister { unproven: drain.unproven.clone() },
         Phase::Calling => Step::CallHook,
@@ -372,20 +406,23 @@ pub(crate) mod tests {
         Receipt { drain, gateway: gateway.into(), boot: boot.into(), index: Index(1), at }
     }
 
+    fn next(drain: &Drain, receipts: &[Receipt], gateways: &BTreeMap<String, Gateway>) -> Step {
+        advance(drain, receipts, gateways, &BTreeMap::new())
+    }
+
     fn names(list: &[&str]) -> BTreeSet<String> {
         list.iter().map(|name| (*name).to_owned()).collect()
     }
 
     #[test]
     fn every_gateway_is_awaited_by_name() {
-        let step =
-            advance(&drain(Phase::Draining), &[receipt("g1", "b")], &gateways(&[("g1", 0), ("g2", 1)]));
+        let step = next(&drain(Phase::Draining), &[receipt("g1", "b")], &gateways(&[("g1", 0), ("g2", 1)]));
         assert_eq!(step, Step::AwaitReceipts(names(&["g2"])));
     }
 
     #[test]
     fn a_restarted_gateway_has_to_prove_again() {
-        let step = advance(&drain(Phase::Draining), &[receipt("g1", "earlier")], &gateways(&[("g1", 0)]));
+        let step = next(&drain(Phase::Draining), &[receipt("g1", "earlier")], &gateways(&[("g1", 0)]));
         assert_eq!(step, Step::AwaitReceipts(names(&["g1"])));
     }
 
@@ -393,15 +430,15 @@ pub(crate) mod tests {
     fn a_lapsed_lease_ends_unproven_unless_all_are_required() {
         let world = gateways(&[("g1", 0), ("g2", 60)]);
         let mut order = drain(Phase::Draining);
-        let step = advance(&order, &[receipt("g1", "b")], &world);
+        let step = next(&order, &[receipt("g1", "b")], &world);
         assert_eq!(step, Step::Deregister { unproven: names(&["g2"]) });
         order.require_all = true;
-        assert_eq!(advance(&order, &[receipt("g1", "b")], &world), Step::AwaitReceipts(names(&["g2"])));
+        assert_eq!(next(&order, &[receipt("g1", "b")], &world), Step::AwaitReceipts(names(&["g2"])));
     }
 
     #[test]
     fn a_lapsed_gateway_does_not_end_the_wait_for_the_others() {
-        let step = advance(&drain(Phase::Draining), &[], &gateways(&[("g1", 0), ("g2", 99)]));
+        let step = next(&drain(Phase::Draining), &[], &gateways(&[("g1", 0), ("g2", 99)]));
         assert_eq!(step, Step::AwaitReceipts(names(&["g1"])));
     }
 
@@ -413,7 +450,7 @@ pub(crate) mod tests {
             (Phase::Done, Step::Rest),
             (Phase::Cancelled, Step::Rest),
         ] {
-            assert_eq!(advance(&drain(phase), &[], &gateways(&[("g1", 0)])), step);
+            assert_eq!(next(&drain(phase), &[], &gateways(&[("g1", 0)])), step);
         }
     }
 

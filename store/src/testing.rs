@@ -5,11 +5,11 @@ use crate::{
     board::Board,
     commit::Author,
     drain::{Drain, DrainId, LEASE, Phase},
-    engine::Endpoint,
+    engine::{Endpoint, Index},
     model::{
-        self, Addresses, Authority, Check, Cluster, ConsulService, Domain, Generation, Jurisdiction, Moment,
-        Name, Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site, SiteTag, Sources, Span,
-        Ttl, Vantage, WhenNone, World, Zone,
+        self, Addresses, Authority, Check, Cluster, ConsulService, DarkSite, Domain, Generation,
+        Jurisdiction, Moment, Name, Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site,
+        SiteTag, Sources, Span, Ttl, Vantage, WhenNone, World, Zone,
     },
     snapshot::Snapshot,
 };
@@ -218,6 +218,9 @@ pub fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Drain {
         done: None,
         ended: None,
         note: None,
+        site: None,
+        revision: Index(0),
+        dark_site: DarkSite::Hold,
     }
 }
 

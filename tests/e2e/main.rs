@@ -25,6 +25,7 @@ mod differential;
 mod doubt;
 mod drain;
 mod drained;
+mod drains_across;
 mod engine;
 mod exchange;
 mod failover;
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
     trials.extend(differential::trials(&components));
     trials.extend(doubt::trials(&components));
     trials.extend(drained::trials());
+    trials.extend(drains_across::trials(&components));
     trials.extend(engine::trials(&components));
     trials.extend(full_disk::trials());
     trials.extend(geo::trials());

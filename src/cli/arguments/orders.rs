@@ -1,20 +1,23 @@
 //! Orders of operators: drains of instances, and overrides of sites.
 
 use clap::{Args, Subcommand};
-use store::model::Span;
+use store::model::{Name, Span};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Drain {
     /// Drain one instance of a service.
     #[command(
         after_help = "Examples:\n  waypost drain instance orders orders-1 --wait\n  waypost drain instance orders orders-1 \
-                      --hook https://platform.example.com/stop --lease 2m"
+                      --hook https://platform.example.com/stop --lease 2m\n  waypost drain instance orders orders-1 --dark-site unproven"
     )]
     Instance {
         /// Name of the service.
         service: String,
         /// Id of the instance in the registry.
         id: String,
+        /// Site whose registry has the instance, if several other sites have one with this id.
+        #[arg(long)]
+        site: Option<Name>,
         /// Node on which the instance is registered, if several nodes have an instance with this id.
         #[arg(long)]
         node: Option<String>,
@@ -27,6 +30,9 @@ pub(in crate::cli) enum Drain {
         /// Wait for silent gateways without a limit.
         #[arg(long)]
         require_all: bool,
+        /// A site that does not answer: hold waits for it, unproven goes on after the lease.
+        #[arg(long, value_name = "RULE", value_parser = ["hold", "unproven"])]
+        dark_site: Option<String>,
         /// Gateways refuse the instance for at most this long after the drain; without it until they see it end.
         #[arg(long, value_name = "TIME")]
         linger: Option<Span>,

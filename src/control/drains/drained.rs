@@ -1,15 +1,12 @@
 //! Drained instances after `done`: whether the registry has them, when all gateways have seen them end, and when their
 //! records may go.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use store::{
-    discovery::Standing,
+    discovery::{Entry, Standing},
     drain::{
-        Drain, DrainId, Drains, Phase, Receipt,
+        Drain, DrainId, Drains, Phase,
         ending::{Ended, has_ended, spared},
     },
     engine::{Index, KvOp},
@@ -31,7 +28,10 @@ pub(in crate::control) async fn follow(shared: Arc<Shared>) {
     loop {
         let seen = Arc::clone(&drains.borrow_and_update());
         let now = shared.handle.now();
-        let held = seen.records.values().map(|(_, drain)| drain).filter(|drain| keeps_out(drain, now));
+        // A copy stays for as long as its instance is registered, whatever its phase.
+        let matters =
+            |drain: &&Arc<Drain>| keeps_out(drain, now) || (!drain.is_led_here() && drain.excludes(now));
+        let held = seen.records.values().map(|(_, drain)| drain).filter(matters);
         shared.following.set(held.map(|drain| drain.service.clone()).collect());
         if drains.changed().await.is_err() {
             return;
@@ -44,37 +44,37 @@ fn keeps_out(drain: &Drain, now: Moment) -> bool {
     drain.phase == Phase::Done && drain.excludes(now)
 }
 
-/// True if the registry has the drained instance, as far as is known.
+/// True if a registry has the drained instance and a finished drain keeps it out, as far as is known.
 pub(super) fn is_registered(shared: &Shared, drain: &Drain) -> bool {
-    keeps_out(drain, shared.handle.now()) && {
-        let entry = shared.handle.service(&drain.service).load();
-        entry.all().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it))
-    }
+    keeps_out(drain, shared.handle.now())
+        && has_instance(&shared.handle.service(&drain.service).load(), drain)
 }
 
-/// True if the registry has it, or cannot be read.
-fn may_be_registered(shared: &Shared, drain: &Drain) -> bool {
+/// True if the registries have the very process that was drained.
+fn has_instance(entry: &Entry, drain: &Drain) -> bool {
+    entry.all().any(|it| drain.is_of(it) && !drain.is_succeeded_by(it))
+}
+
+/// True if a registry has it, or cannot be read.
+pub(super) fn may_be_registered(shared: &Shared, drain: &Drain) -> bool {
     let entry = shared.handle.service(&drain.service).load();
-    !matches!(entry.standing, Standing::Present | Standing::Gone) || is_registered(shared, drain)
+    // The part of the site that leads the drain, if that is another one.
+    let part = drain.site.as_ref().and_then(|site| entry.away.get(site));
+    let of_registry = part.map_or(&*entry, |it| it);
+    !matches!(of_registry.standing, Standing::Present | Standing::Gone) || has_instance(&entry, drain)
 }
 
-/// The drains that have ended for every gateway that was there, as records to be written.
+/// The drains that have ended for every gateway that was there, of all sites, as records to be written.
 pub(super) fn newly_ended(drains: &Drains, evidence: &Evidence, now: Moment) -> Vec<(Index, Drain)> {
-    let mut seen: BTreeMap<&DrainId, Vec<Ended>> = BTreeMap::new();
-    for ended in &evidence.endings {
-        seen.entry(&ended.drain).or_default().push(ended.clone());
-    }
-    let mut all = Vec::new();
-    for (id, seen) in seen {
-        let Some((index, drain)) = drains.records.get(id).filter(|(_, it)| it.ended.is_none()) else {
-            continue;
-        };
-        let receipts: Vec<Receipt> = evidence.receipts.iter().filter(|it| it.drain == *id).cloned().collect();
-        if evidence.settled && has_ended(drain, &receipts, &seen, &evidence.gateways) {
-            all.push((*index, Drain { ended: Some(now), ..Drain::clone(drain) }));
-        }
-    }
-    all
+    let seen = evidence.seen_to_end();
+    let records = seen.iter().filter_map(|id| drains.records.get(*id));
+    let open = records.filter(|(_, it)| it.is_led_here() && it.phase == Phase::Done && it.ended.is_none());
+    let has_ended = |drain: &Drain| {
+        let (receipts, seen) = (evidence.receipts_of(drain), evidence.endings_of(drain));
+        evidence.is_settled(drain) && has_ended(drain, &receipts, &seen, &evidence.gateways_of(drain))
+    };
+    let ended = open.filter(|(_, drain)| has_ended(drain));
+    ended.map(|(index, drain)| (*index, Drain { ended: Some(now), ..Drain::clone(drain) })).collect()
 }
 
 /// Records them. A failed write is tried again with the next evidence.
@@ -118,7 +118,7 @@ pub(super) fn log_endings(
 
 /// Removes records that are no longer needed, with their receipts. A failed write is tried again at the next sweep.
 pub(super) async fn remove_old(shared: &Shared, held: &Held, drains: &Drains) {
-    let records = drains.records.values().map(|(_, drain)| &**drain);
+    let records = drains.records.values().map(|(_, drain)| &**drain).filter(|it| it.is_led_here());
     let old = spared(records, |drain| may_be_registered(shared, drain), shared.handle.now());
     let mut ops = vec![held.fence()];
     for id in old.iter().take(SWEPT_TOGETHER) {

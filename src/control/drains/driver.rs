@@ -11,7 +11,7 @@ use std::{
 };
 
 use store::{
-    drain::{Drain, DrainId, Drains, Phase, Step, advance},
+    drain::{Drain, DrainId, Drains, Phase, Step},
     engine::{Backoff, EngineError, Index, KvOp, Retry, TxnOutcome},
     keys,
     model::Moment,
@@ -53,9 +53,14 @@ fn next(drain: &Drain, evidence: &Evidence, called: bool, now: Moment) -> Move {
         let done = (phase == Phase::Done).then_some(now);
         Box::new(Drain { phase, since: now, done, trouble: None, ..drain.clone() })
     };
-    match advance(drain, &evidence.receipts, &evidence.gateways) {
+    if !drain.is_led_here() {
+        return Move::Stop;
+    }
+    match evidence.step(drain) {
         Step::AwaitReceipts(_) => Move::Wait,
-        Step::Deregister { .. } if drain.phase == Phase::Draining && !evidence.settled => Move::Wait,
+        Step::Deregister { .. } if drain.phase == Phase::Draining && !evidence.is_settled(drain) => {
+            Move::Wait
+        }
         Step::Deregister { unproven } if drain.phase == Phase::Draining => {
             Move::Record(Box::new(Drain { unproven, ..*to(Phase::Deregistering) }))
         }
@@ -76,8 +81,9 @@ fn to_readmit(drain: &Drain) -> bool {
     drain.phase == Phase::Cancelled && drain.trouble.is_some()
 }
 
+/// True if a drain has a next step that is ours. Copies of other sites' drains have none.
 fn to_drive(drain: &Drain) -> bool {
-    !drain.is_over() || to_readmit(drain)
+    drain.is_led_here() && (!drain.is_over() || to_readmit(drain))
 }
 
 /// Drives all drains, until the lock is lost (and this future dropped) or the follower is gone.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use store::drain::{Drain, Phase, Step, advance};
+use store::drain::{Drain, Phase, Step};
 
 use super::{Evidence, hook::shown};
 
@@ -21,12 +21,12 @@ impl LastReported {
             return;
         }
         let id = &drain.id;
-        for receipt in evidence.receipts.iter().filter(|it| it.drain == *id) {
+        for receipt in evidence.receipts_of(drain) {
             if self.receipts.insert(receipt.gateway.clone()) {
                 tracing::info!(drain = %id, instance = drain.instance, gateway = receipt.gateway, "receipt");
             }
         }
-        let awaited = match advance(drain, &evidence.receipts, &evidence.gateways) {
+        let awaited = match evidence.step(drain) {
             Step::AwaitReceipts(names) => names,
             Step::Deregister { .. } | Step::CallHook | Step::Rest => BTreeSet::new(),
         };
@@ -38,10 +38,19 @@ impl LastReported {
     }
 
     fn silence(&mut self, drain: &Drain, awaited: &BTreeSet<String>, evidence: &Evidence) {
-        let silent = awaited.iter().filter(|name| evidence.silence_of(name).is_some());
+        let is_dark = |name: &str| evidence.site(name).is_some_and(|(_, site)| site.is_dark());
+        let silent = awaited.iter().filter(|name| is_dark(name) || evidence.silence_of(name).is_some());
         let silent: BTreeSet<String> = silent.cloned().collect();
         for gateway in silent.difference(&self.silent) {
             let (require_all, lease) = (drain.require_all, drain.lease.to_string());
+            if is_dark(gateway) {
+                let rule = drain.dark_site.as_str();
+                tracing::warn!(
+                    drain = %drain.id, instance = drain.instance, site = gateway, lease, require_all, rule,
+                    "waiting for a site that does not answer; it is given up after the lease only by the rule unproven"
+                );
+                continue;
+            }
             tracing::warn!(
                 drain = %drain.id, instance = drain.instance, gateway, lease, require_all,
                 "waiting for a gateway that is silent; after the lease it is given up, unless all are required"

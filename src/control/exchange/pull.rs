@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{ask::ask, instances, join};
 use crate::{
     api::SiteState,
-    control::{ControlHandle, Shared},
+    control::{ControlHandle, Shared, drains},
     sites::{Peer, Peers},
 };
 
@@ -30,6 +30,7 @@ impl ControlHandle {
         tasks.spawn(adopt_verdicts(self.clone(), peers.clone()));
         tasks.spawn(instances::tell(Arc::clone(&self.shared), peers.clone()));
         tasks.spawn(instances::write(Arc::clone(&self.shared), peers.clone()));
+        tasks.spawn(drains::follow_sites(Arc::clone(&self.shared), peers.clone()));
         if let Some(peer) = joins {
             tasks.spawn(join::follow(self.clone(), peer));
         }

@@ -25,8 +25,8 @@ fn order(instance: &str, hook: &str) -> DrainOrder {
         hook: Some(hook.into()),
         lease: None,
         require_all: false,
-        linger: None,
         by: "ops".into(),
+        ..DrainOrder::default()
     }
 }
 

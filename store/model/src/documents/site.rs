@@ -79,6 +79,18 @@ words! {
     }
 }
 
+words! {
+    /// What the drain of an instance does about a site that does not answer.
+    #[derive(Default)]
+    pub enum DarkSite {
+        /// It waits until the site answers.
+        #[default]
+        "hold" Hold,
+        /// It goes on without the site once that has been silent for the lease, and records it as unproven.
+        "unproven" Unproven,
+    }
+}
+
 /// The base URL of a control: scheme, host and port, without a path. Plain HTTP only to a loopback address. The text is
 /// normalized, so that two spellings of one URL are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,371 @@
+//! Two sites with an engine, a control and gateways each: an instance of one of them is drained at both, whichever control
+//! takes the order, and whichever site is dark.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    components::Components,
+    harness::{Backing, ConsulAgent, Reaped, ensure, eventually, free_port, runtime, signal, waypost},
+};
+
+type Scenario = fn(&Backing) -> Result<(), Failed>;
+
+const SCENARIOS: [(&str, Scenario); 3] = [
+    ("an_order_at_another_site_leaves_with_the_receipts_of_both", ordered_elsewhere),
+    ("a_dark_site_holds_a_drain_or_is_unproven_by_name_and_obeys_when_it_is_back", dark_site),
+    ("while_the_leading_site_is_dark_the_other_obeys_and_may_cancel", dark_leader),
+];
+
+pub fn trials(components: &Components) -> Vec<Trial> {
+    let mut all = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        all.push(Trial::test(format!("drains_across::embedded::{name}"), move || {
+            scenario(&Backing::Embedded)
+        }));
+        all.push(components.needs_consul(format!("drains_across::consul::{name}"), move |consul| {
+            scenario(&Backing::Consul(consul))
+        }));
+    }
+    all
+}
+
+const PATIENCE: Duration = Duration::from_secs(40);
+const HOST: &str = "web.example.com";
+const SERVICE: &str =
+    "kind: Service\nname: web\ncluster: main\nconsul: { service: web }\nhosts: [web.example.com]\n";
+
+/// A site: a node with control and gateway, at an engine of its own.
+struct Site {
+    name: &'static str,
+    folder: PathBuf,
+    control: u16,
+    gateway: u16,
+    engine: String,
+    agent: Option<ConsulAgent>,
+    process: Option<Reaped>,
+}
+
+impl Site {
+    fn new(folder: &Path, backing: &Backing, name: &'static str) -> Self {
+        let agent = match backing {
+            Backing::Embedded => None,
+            Backing::Consul(binary) => Some(ConsulAgent::start(binary)),
+        };
+        let engine = match &agent {
+            None => format!("http://127.0.0.1:{}", free_port()),
+            Some(agent) => agent.url.clone(),
+        };
+        let (control, gateway) = (free_port(), free_port());
+        Self { name, folder: folder.to_owned(), control, gateway, engine, agent, process: None }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.control)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{}-{name}", self.name))
+    }
+
+    /// Runs a node with these sections beside its engine.
+    fn node(&self, node: &str, own_engine: bool, sections: &str) -> Result<Reaped, Failed> {
+        let store = if self.agent.is_none() && own_engine {
+            format!("engine = \"embedded\"\nhttp = {:?}\n", self.engine.trim_start_matches("http://"))
+        } else {
+            format!("engine = \"consul\"\nurl = {:?}\n", self.engine)
+        };
+        let text = format!(
+            "node = \"{node}-{0}\"\nsite = \"{0}\"\ndata_dir = {1:?}\n[store]\n{store}{sections}",
+            self.name,
+            self.file(&format!("{node}-data")),
+        );
+        let config = self.file(&format!("{node}.toml"));
+        std::fs::write(&config, text)?;
+        let log = std::fs::File::create(config.with_extension("log"))?;
+        let mut command = waypost();
+        command.arg("run").arg("--config").arg(&config).arg("--die-with-parent");
+        let child = Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        eventually("a running node", PATIENCE, || {
+            std::fs::read_to_string(config.with_extension("log")).is_ok_and(|log| log.contains("running"))
+        })?;
+        Ok(child)
+    }
+
+    fn start(&mut self, joins: Option<&Self>) -> Result<(), Failed> {
+        let join = joins.map_or_else(String::new, |home| {
+            format!("join = [{:?}]\njoin_token_file = {:?}\n", home.url(), self.file("site.token"))
+        });
+        let sections = format!(
+            "[proxy]\ncluster = \"main\"\nlisten = [\"127.0.0.1:{}\"]\n[control]\nlisten = \"127.0.0.1:{}\"\n{join}",
+            self.gateway, self.control
+        );
+        self.process = Some(self.node("control", true, &sections)?);
+        Ok(())
+    }
+
+    /// Another gateway of this site, in a process of its own.
+    fn another_gateway(&self) -> Result<Reaped, Failed> {
+        let sections = format!("[proxy]\ncluster = \"main\"\nlisten = [\"127.0.0.1:{}\"]\n", free_port());
+        self.node("gateway", false, &sections)
+    }
+
+    fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Runs a command against its control; whether it succeeded, and everything that it printed.
+    fn command(&self, arguments: &[&str]) -> Result<(bool, String), Failed> {
+        let output = waypost().args(["--server", &self.url()]).args(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok((output.status.success(), text + &String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn done(&self, arguments: &[&str]) -> Result<String, Failed> {
+        let (success, text) = self.command(arguments)?;
+        ensure(success, || format!("{arguments:?} at {}: {text}", self.name))?;
+        Ok(text)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Option<Value> {
+        let (success, text) = self.command(&[&["--json"], arguments].concat()).ok()?;
+        if success { serde_json::from_str(&text).ok() } else { None }
+    }
+
+    fn apply(&self, text: &str) -> Result<String, Failed> {
+        let file = self.file("apply.yaml");
+        std::fs::write(&file, text)?;
+        self.done(&["apply", "-f", &file.display().to_string()])
+    }
+
+    /// Orders a drain of the instance; its id.
+    fn drain(&self, arguments: &[&str]) -> Result<String, Failed> {
+        let text = self.done(&[&["drain", "instance", "web", "w1"], arguments].concat())?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// A drain as its control shows it.
+    fn shows(&self, id: &str) -> Value {
+        self.json(&["drain", "show", id]).unwrap_or_default()
+    }
+
+    fn has_phase(&self, id: &str, phase: &str) -> bool {
+        self.shows(id)["phase"] == phase
+    }
+
+    fn stuck(&self, id: &str) -> String {
+        self.shows(id)["stuck"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn get(&self, url: &str, host: Option<&str>) -> Result<(u16, String), Failed> {
+        runtime().block_on(async {
+            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+            let request = client.get(url);
+            let request = host.into_iter().fold(request, |request, host| request.header("host", host));
+            let answer = request.send().await?;
+            Ok((answer.status().as_u16(), answer.text().await?.trim().to_owned()))
+        })
+    }
+
+    /// Whether this site's gateway answers with the instance.
+    fn serves(&self) -> bool {
+        let url = format!("http://127.0.0.1:{}/", self.gateway);
+        self.get(&url, Some(HOST)).is_ok_and(|it| it == (200, "w1".to_owned()))
+    }
+
+    /// The record of a drain in this site's own engine.
+    fn record(&self, id: &str) -> Value {
+        let url = format!("{}/v1/kv/waypost/drains/{id}?raw", self.engine);
+        let (_, text) = self.get(&url, None).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    fn is_registered(&self) -> bool {
+        let url = format!("{}/v1/health/service/web", self.engine);
+        self.get(&url, None).is_ok_and(|(_, text)| text.contains("\"w1\"") && !text.contains("_maintenance"))
+    }
+
+    /// The instance, which registers itself at this site's engine, again and again.
+    fn back_end(&self) -> Result<Reaped, Failed> {
+        let mut command = waypost();
+        command
+            .args(["demo-backend", "--die-with-parent", "--service", "web", "--id", "w1"])
+            .args(["--site", self.name, "--engine", &self.engine])
+            .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+            .arg("--token-file")
+            .arg(self.file("no.token"));
+        Ok(Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
+/// Two sites; `sh` is the home. The instance is registered at `bj`, and both serve it.
+struct World {
+    bj: Site,
+    sh: Site,
+    _back_end: Reaped,
+    _folder: TempDir,
+}
+
+fn documents(bj: &Site, sh: &Site) -> String {
+    let site = |this: &Site, other: &Site| {
+        let (name, url, token) = (this.name, this.url(), other.file("site.token"));
+        format!("kind: Site\nname: {name}\ncontrol: {{ urls: ['{url}'], token_file: {token:?} }}\n---\n")
+    };
+    let sites = site(bj, sh) + &site(sh, bj);
+    format!(
+        "{sites}kind: Zone\nname: example.com\nnameservers: [{{ name: ns1, a: [192.0.2.53] }}]\n---\n\
+         kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n\
+         gateways: {{ bj: {{ a: [192.0.2.1] }}, sh: {{ a: [192.0.2.2] }} }}\n---\n{SERVICE}"
+    )
+}
+
+impl World {
+    fn start(backing: &Backing) -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let (mut bj, mut sh) =
+            (Site::new(folder.path(), backing, "bj"), Site::new(folder.path(), backing, "sh"));
+        sh.start(None)?;
+        sh.apply(&documents(&bj, &sh))?;
+        for site in [&bj, &sh] {
+            let name = format!("site-{}", site.name);
+            let made = sh.json(&["token", "create", &name, "--role", "control", "--site", site.name]);
+            let secret = made.and_then(|it| it["secret"].as_str().map(str::to_owned)).ok_or("a secret")?;
+            std::fs::write(site.file("site.token"), secret)?;
+        }
+        bj.start(Some(&sh))?;
+        let back_end = bj.back_end()?;
+        eventually("the instance at its own site", PATIENCE, || bj.serves())?;
+        eventually("the instance at the other site", PATIENCE, || sh.serves())?;
+        Ok(Self { bj, sh, _back_end: back_end, _folder: folder })
+    }
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn ordered_elsewhere(backing: &Backing) -> Result<(), Failed> {
+    let World { bj, sh, _back_end, _folder } = World::start(backing)?;
+    let frozen = sh.another_gateway()?;
+    let (success, text) = sh.command(&["drain", "instance", "web", "w9"])?;
+    ensure(!success && text.contains("no other site has told of w9"), || text)?;
+    signal(frozen.0.id(), Signal::STOP);
+    let id = sh.drain(&["--site", "bj"])?;
+    eventually("the laggard's name at the leading site", PATIENCE, || {
+        names(&bj.shows(&id)["awaited"]) == ["sh/gateway-sh"]
+    })?;
+    eventually("the laggard's name where it was ordered", PATIENCE, || {
+        names(&sh.shows(&id)["awaited"]) == ["sh/gateway-sh"]
+    })?;
+    // The record is in both engines, the gateways that live have proved, and the registry was not touched.
+    ensure(bj.record(&id)["phase"] == "draining" && sh.record(&id)["phase"] == "draining", || {
+        format!("{} and {}", bj.record(&id), sh.record(&id))
+    })?;
+    ensure(sh.record(&id)["site"] == "bj" && bj.record(&id)["site"].is_null(), || {
+        sh.record(&id).to_string()
+    })?;
+    ensure(bj.is_registered() && !bj.serves() && !sh.serves(), || "both gateways keep from it".to_owned())?;
+    let list = sh.done(&["drain", "list"])?;
+    ensure(list.contains("w1 of web at bj"), || list)?;
+    let again = sh.drain(&["--site", "bj"])?;
+    ensure(again == id, || format!("a repeated order is {id}, not {again}"))?;
+
+    signal(frozen.0.id(), Signal::CONT);
+    eventually("the end", PATIENCE, || bj.has_phase(&id, "done"))?;
+    eventually("the end at the other site", PATIENCE, || sh.has_phase(&id, "done"))?;
+    let done = bj.shows(&id);
+    let mut receipts: Vec<_> = done["receipts"].as_array().into_iter().flatten().collect();
+    receipts.sort_by_key(|it| it["gateway"].to_string());
+    let gateways: Vec<_> = receipts.iter().filter_map(|it| it["gateway"].as_str()).collect();
+    ensure(gateways == ["control-bj", "sh/control-sh", "sh/gateway-sh"], || done.to_string())?;
+    ensure(names(&done["unproven"]).is_empty(), || done.to_string())?;
+    let by = done["by"].as_str().unwrap_or_default();
+    ensure(by.ends_with(" at sh"), || format!("ordered by {by}"))?;
+
+    // The process lives and registers itself again. It is refused at both sites until an operator lets it in, here at the other
+    // site.
+    eventually("the process that registers itself again", PATIENCE, || bj.is_registered())?;
+    for _ in 0..20 {
+        ensure(!bj.serves() && !sh.serves(), || "a drained process was let in".to_owned())?;
+    }
+    sh.done(&["drain", "cancel", &id])?;
+    ensure(bj.has_phase(&id, "cancelled") && sh.has_phase(&id, "cancelled"), || bj.shows(&id).to_string())?;
+    eventually("the instance at its own site", PATIENCE, || bj.serves())?;
+    eventually("the instance at the other site", PATIENCE, || sh.serves())?;
+    Ok(())
+}
+
+/// For how many seconds a site has not answered, as the reason of a drain says it.
+fn silent_for(stuck: &str) -> Option<u64> {
+    let (_, rest) = stuck.split_once("has not answered for ")?;
+    rest.split_once('s')?.0.parse().ok()
+}
+
+fn dark_site(backing: &Backing) -> Result<(), Failed> {
+    let World { bj, mut sh, _back_end, _folder } = World::start(backing)?;
+    sh.kill();
+    let id = bj.drain(&["--lease", "6s"])?;
+    eventually("more silence than the lease", PATIENCE, || {
+        silent_for(&bj.stuck(&id)).is_some_and(|it| it >= 9)
+    })?;
+    let held = bj.shows(&id);
+    ensure(held["phase"] == "draining" && names(&held["awaited"]) == ["sh"], || held.to_string())?;
+    ensure(bj.stuck(&id).contains("hold"), || held.to_string())?;
+    let status = bj.command(&["status"])?.1;
+    ensure(status.contains("the site sh has not answered"), || status)?;
+    ensure(bj.is_registered(), || "the registry was touched".to_owned())?;
+    bj.done(&["drain", "cancel", &id])?;
+
+    let (success, text) =
+        bj.command(&["drain", "instance", "web", "w1", "--require-all", "--dark-site", "unproven"])?;
+    ensure(!success && text.contains("require_all waits for every gateway"), || text)?;
+    let id = bj.drain(&["--lease", "6s", "--dark-site", "unproven"])?;
+    eventually("the end without the site", PATIENCE, || bj.has_phase(&id, "done"))?;
+    let done = bj.shows(&id);
+    ensure(names(&done["unproven"]) == ["sh"], || done.to_string())?;
+
+    sh.start(None)?;
+    eventually("the record at the site that is back", PATIENCE, || sh.has_phase(&id, "done"))?;
+    eventually("the process that registers itself again", PATIENCE, || bj.is_registered())?;
+    for _ in 0..20 {
+        ensure(!sh.serves(), || "the site that is back picks a drained process".to_owned())?;
+    }
+    sh.done(&["drain", "cancel", &id])?;
+    eventually("the instance at the other site", PATIENCE, || sh.serves())?;
+    Ok(())
+}
+
+fn dark_leader(backing: &Backing) -> Result<(), Failed> {
+    let World { mut bj, sh, _back_end, _folder } = World::start(backing)?;
+    let frozen = sh.another_gateway()?;
+    signal(frozen.0.id(), Signal::STOP);
+    let id = bj.drain(&[])?;
+    eventually("the laggard's name", PATIENCE, || names(&bj.shows(&id)["awaited"]) == ["sh/gateway-sh"])?;
+    bj.kill();
+    eventually("that the leading site is dark", PATIENCE, || {
+        sh.stuck(&id).contains("the site bj, which leads it, has not answered")
+    })?;
+    signal(frozen.0.id(), Signal::CONT);
+    for _ in 0..20 {
+        ensure(!sh.serves(), || "the other site no longer obeys".to_owned())?;
+    }
+    ensure(sh.record(&id)["phase"] == "draining", || "a copy was driven".to_owned())?;
+    let (success, text) = sh.command(&["drain", "instance", "web", "w1"])?;
+    ensure(!success && text.contains("bj") && text.contains("cannot be asked"), || text)?;
+    let text = sh.done(&["drain", "cancel", &id])?;
+    ensure(text.contains("the site bj, which leads the drain, does not answer"), || text)?;
+    eventually("the instance, although its site is dark", PATIENCE, || sh.serves())?;
+
+    bj.start(Some(&sh))?;
+    eventually("the cancellation at the leading site", PATIENCE, || bj.has_phase(&id, "cancelled"))?;
+    eventually("the instance at its own site", PATIENCE, || bj.serves())?;
+    ensure(sh.has_phase(&id, "cancelled") && sh.serves(), || sh.shows(&id).to_string())
+}
