@@ -53,8 +53,15 @@ fn clients_see(backing: &Backing) -> Result<(), Failed> {
         Ok(())
     })?;
     rig.done("bj", &["override", "clear", "sh-away"])?;
+    scene(&mut rig, "one of its two instances is drained, ordered here", &|rig| {
+        rig.done("bj", &["drain", "instance", "only-sh", "only-sh-2", "--site", "sh", "--wait"])?;
+        Ok(())
+    })?;
+    rig.kill("sh", "only-sh-2");
+    rig.start_back_end("sh", "only-sh", "only-sh-3")?;
+    eventually("both instances across", PATIENCE, || serves(&rig, "only-sh-3"))?;
     scene(&mut rig, "one of its two instances is killed", &|rig| {
-        rig.kill("sh", "only-sh-2");
+        rig.kill("sh", "only-sh-3");
         Ok(())
     })?;
     scene(&mut rig, "the control and the engine of its site are killed", &|rig| {
@@ -72,7 +79,7 @@ fn clients_see(backing: &Backing) -> Result<(), Failed> {
         rig.kill_site("sh");
         Ok(())
     })?;
-    rig.start_site("sh", 3)?;
+    rig.start_site("sh", 4)?;
     println!("  served again {:.1?} after the site was started", served_again(&rig)?);
     rig.all_well()?;
     report(&seen)

@@ -29,6 +29,9 @@ pub fn trials(components: &Components) -> Vec<Trial> {
 fn under_load(consul: PathBuf) -> Result<(), Failed> {
     let cut_for = Duration::from_secs(if full() { 60 } else { 12 });
     let mut rig = Rig::start(&[("bj", Backing::Embedded), ("sh", Backing::Consul(consul))], (3, 0))?;
+    for id in ["bj-3", "bj-4"] {
+        rig.start_back_end("bj", "web", id)?;
+    }
     let sites = ["bj", "sh"];
     // Each site's own clients, and some outside that use both.
     let mut loads = Vec::new();
@@ -54,7 +57,19 @@ fn under_load(consul: PathBuf) -> Result<(), Failed> {
         rig.start_back_end(site, service, &format!("only-{site}-2"))?;
     }
     rig.apply("bj", "kind: Service\nname: of-the-cut\ncluster: main\nconsul: { service: none }\n")?;
+    let waits = drain(&rig, "bj-3", &[])?;
+    let goes_on = drain(&rig, "bj-4", &["--lease", "5s", "--dark-site", "unproven"])?;
+    eventually("the end of a drain without the dark site", PATIENCE, || {
+        shows(&rig, "bj", &goes_on)["phase"] == "done"
+    })?;
+    let unproven = shows(&rig, "bj", &goes_on)["unproven"].to_string();
+    ensure(unproven == "[\"sh\"]", || format!("unproven: {unproven}"))?;
+    println!("  a drain that may go on ended {:.1?} after the cut", began.elapsed());
     std::thread::sleep(cut_for.saturating_sub(began.elapsed()));
+    let waiting = shows(&rig, "bj", &waits);
+    ensure(waiting["phase"] == "draining" && waiting["awaited"].to_string() == "[\"sh\"]", || {
+        waiting.to_string()
+    })?;
     for site in sites {
         ensure(rig.view(site).is_ok_and(|view| !view.stale), || {
             format!("{site} hears two of three, and is stale")
@@ -66,6 +81,14 @@ fn under_load(consul: PathBuf) -> Result<(), Failed> {
     eventually("the same at both sites", PATIENCE, || is_equal(&rig))
         .map_err(|failed| format!("{failed:?}: {:?} {:?}", rig.view("bj"), rig.view("sh")))?;
     let equal = healed.elapsed();
+    for id in [&waits, &goes_on] {
+        for site in sites {
+            eventually("the end of a drain at both sites", PATIENCE, || {
+                shows(&rig, site, id)["phase"] == "done"
+            })?;
+        }
+    }
+    println!("  the drain that had to wait ended {:.1?} after the cut was healed", healed.elapsed());
     std::thread::sleep(AFTERWARDS);
     println!("  cut for {cut_for:?}; equal {equal:.2?} after it was healed, at most {EQUAL_WITHIN:?}");
     let changes: usize = watches.iter().map(|it| it.changes_since(began)).sum();
@@ -97,4 +120,15 @@ fn is_equal(rig: &Rig) -> bool {
         rig.served(at, at, &only(of)).is_ok_and(|it| it == (200, format!("only-{of}-2")))
     };
     bj.is_as(&sh) && bj.agrees && sh.agrees && has_all(&bj) && is_served("bj", "sh") && is_served("sh", "bj")
+}
+
+/// Orders a drain at bj; its id.
+fn drain(rig: &Rig, id: &str, more: &[&str]) -> Result<String, Failed> {
+    let printed = rig.done("bj", &[&["drain", "instance", "web", id], more].concat())?;
+    Ok(printed.trim().to_owned())
+}
+
+fn shows(rig: &Rig, site: &str, id: &str) -> serde_json::Value {
+    let shown = rig.done(site, &["--json", "drain", "show", id]);
+    shown.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Processes of two sites are killed at any step of commits, copies and orders: every engine has a whole generation at every
+//! Processes of two sites are killed at any step of commits, copies, orders and drains: every engine has a whole generation at every
 //! moment, nothing that was acknowledged is lost, and in the end everything is the same everywhere.
 
 use std::{
@@ -16,10 +16,10 @@ use crate::{
 };
 
 pub fn trials(components: &Components) -> Vec<Trial> {
-    vec![
-        components
-            .needs_namespaces_and_consul("steps::killed_at_any_step_of_a_commit_a_copy_and_an_order", kills),
-    ]
+    vec![components.needs_namespaces_and_consul(
+        "steps::killed_at_any_step_of_a_commit_a_copy_an_order_and_a_drain",
+        kills,
+    )]
 }
 
 /// What is done while a process is killed.
@@ -29,9 +29,18 @@ enum Work {
     Apply(&'static str),
     /// An override is ordered at a site.
     Order(&'static str),
+    /// An instance of bj is drained, ordered at a site.
+    Drain(&'static str),
 }
 
-const WORKS: [Work; 4] = [Work::Apply("bj"), Work::Apply("sh"), Work::Order("bj"), Work::Order("sh")];
+const WORKS: [Work; 6] = [
+    Work::Apply("bj"),
+    Work::Drain("sh"),
+    Work::Order("bj"),
+    Work::Apply("sh"),
+    Work::Drain("bj"),
+    Work::Order("sh"),
+];
 const VICTIMS: [(&str, &str); 6] = [
     ("bj", "control"),
     ("sh", "control"),
@@ -45,21 +54,28 @@ const STEPS: Duration = Duration::from_millis(150);
 
 fn kills(consul: PathBuf) -> Result<(), Failed> {
     let mut rig = Rig::start(&[("bj", Backing::Embedded), ("sh", Backing::Consul(consul))], (1, 0))?;
-    let rounds = if full() { 50 } else { 8 };
+    let rounds = if full() { 50 } else { 9 };
     let mut random = fastrand::Rng::with_seed(11);
     let mut outcomes: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     // The numbers that were acknowledged last, and those that may or may not have been taken.
-    let (mut acknowledged, mut ordered) = (0, Vec::new());
+    let (mut acknowledged, mut ordered, mut drained) = (0, Vec::new(), Vec::new());
     rig.apply("bj", &pair(0))?;
     for round in 1..=rounds {
         let work = WORKS[round % WORKS.len()];
         let (site, victim) = VICTIMS[random.usize(..VICTIMS.len())];
         let moment = STEPS.mul_f64(random.f64());
-        let done = killed_during(&mut rig, work, round, (site, victim), moment)?;
+        if let Work::Drain(_) = work {
+            rig.start_back_end("bj", "web", &format!("leaver-{round}"))?;
+            // Both sites hear of it.
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        let said = killed_during(&mut rig, work, round, (site, victim), moment)?;
+        let done = said.is_some();
         outcomes.entry(format!("{work:?}, {victim} of {site} killed")).or_default()[usize::from(done)] += 1;
         match work {
             Work::Apply(_) if done => acknowledged = round,
             Work::Order(_) if done => ordered.push(format!("order-{round}")),
+            Work::Drain(_) => drained.extend(said.map(|id| id.trim().to_owned())),
             _ => {}
         }
         rig.start_roles(site, &[victim])?;
@@ -69,11 +85,11 @@ fn kills(consul: PathBuf) -> Result<(), Failed> {
         rig.all_well()
             .map_err(|failed| format!("round {round}, {work:?}, {victim} of {site}: {failed:?}"))?;
     }
-    same_in_the_end(&rig, &ordered)?;
+    same_in_the_end(&rig, &ordered, &drained)?;
     for (what, [failed, done]) in outcomes {
         println!("  {what}: {done} acknowledged, {failed} not");
     }
-    println!("  {rounds} kills, every generation whole, all orders at both sites");
+    println!("  {rounds} kills, every generation whole, all orders and drains at both sites");
     Ok(())
 }
 
@@ -88,27 +104,29 @@ fn pair(number: usize) -> String {
         .concat()
 }
 
-/// Does a piece of work and kills a process in the middle of it; whether the work was acknowledged.
+/// Does a piece of work and kills a process in the middle of it; what was printed if the work was acknowledged.
 fn killed_during(
     rig: &mut Rig,
     work: Work,
     round: usize,
     (site, victim): (&str, &str),
     moment: Duration,
-) -> Result<bool, Failed> {
-    let name = format!("order-{round}");
+) -> Result<Option<String>, Failed> {
+    let (name, leaver) = (format!("order-{round}"), format!("leaver-{round}"));
     let mut command = match work {
         Work::Apply(at) => rig.applying(at, &pair(round))?,
         Work::Order(at) => rig.typing(at, &Rig::order(&name)),
+        Work::Drain(at) => rig.typing(at, &["drain", "instance", "web", &leaver, "--site", "bj"]),
     };
     let mut child =
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn()?;
     std::thread::sleep(moment);
     rig.kill(site, victim);
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(status.success());
+            let printed = String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned();
+            return Ok(status.success().then_some(printed));
         }
         if began.elapsed() > PATIENCE {
             child.kill()?;
@@ -152,7 +170,20 @@ fn whole_at_both(rig: &Rig, acknowledged: usize) -> Result<(), Failed> {
     half.map_or(Ok(()), Err)
 }
 
-fn same_in_the_end(rig: &Rig, ordered: &[String]) -> Result<(), Failed> {
+fn same_in_the_end(rig: &Rig, ordered: &[String], drained: &[String]) -> Result<(), Failed> {
+    let phases = |site: &str| -> BTreeMap<String, String> {
+        let text = rig.done(site, &["--json", "drain", "list"]).unwrap_or_default();
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let drains = list.as_array().or_else(|| list["drains"].as_array()).into_iter().flatten();
+        let text = |it: &serde_json::Value| it.as_str().unwrap_or_default().to_owned();
+        drains.map(|it| (text(&it["id"]), text(&it["phase"]))).collect()
+    };
+    eventually("every drain done at both sites", PATIENCE, || {
+        let (bj, sh) = (phases("bj"), phases("sh"));
+        let is_done = |id: &String| bj.get(id).is_some_and(|phase| phase == "done");
+        bj == sh && drained.iter().all(is_done) && bj.values().all(|phase| phase == "done")
+    })
+    .map_err(|failed| format!("{failed:?}: {drained:?}, {:?} and {:?}", phases("bj"), phases("sh")))?;
     for site in ["bj", "sh"] {
         let view = rig.view(site)?;
         let lost: Vec<&String> = ordered.iter().filter(|it| !view.orders.contains(it.as_str())).collect();
