@@ -58,7 +58,7 @@ fn under_load(consul: PathBuf) -> Result<(), Failed> {
     }
     rig.apply("bj", "kind: Service\nname: of-the-cut\ncluster: main\nconsul: { service: none }\n")?;
     let waits = drain(&rig, "bj-3", &[])?;
-    let goes_on = drain(&rig, "bj-4", &["--lease", "5s", "--dark-site", "unproven"])?;
+    let goes_on = drain(&rig, "bj-4", &["--lease", "6s", "--dark-site", "unproven"])?;
     eventually("the end of a drain without the dark site", PATIENCE, || {
         shows(&rig, "bj", &goes_on)["phase"] == "done"
     })?;

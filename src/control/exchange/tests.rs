@@ -16,6 +16,7 @@ use store::{
 
 use super::{ask::ask, *};
 use crate::{
+    api::{ExchangeAnswer, ShardsAnswer, ShardsQuery, SiteState, exchange::Version},
     control::{
         Shared,
         testing::{Fixture, apply, eventually, name},
@@ -93,9 +94,10 @@ impl World {
     async fn truth(&self) -> Value {
         let head = commit::copy::read_head(&*self.other.engine).await.unwrap().unwrap();
         let orders = commit::read_orders(&*self.other.engine).await.unwrap();
-        let state = SiteState { generation: head.generation(), orders: orders.digest() };
+        let state =
+            SiteState { generation: head.generation(), orders: orders.digest(), nodes: String::new() };
         let orders = Some(orders.records().cloned().collect());
-        serde_json::to_value(ExchangeAnswer { v: Version, state, head: Some(head), orders }).unwrap()
+        serde_json::to_value(ExchangeAnswer { v: Version, state, head: Some(head), orders, nodes: None }).unwrap()
     }
 
     /// Asks the other site, which tells this.
