@@ -16,7 +16,6 @@ use store::{
 
 use super::{ask::ask, *};
 use crate::{
-    api::{ExchangeAnswer, ShardsAnswer, ShardsQuery, SiteState, exchange::Version},
     control::{
         Shared,
         testing::{Fixture, apply, eventually, name},
@@ -97,7 +96,8 @@ impl World {
         let state =
             SiteState { generation: head.generation(), orders: orders.digest(), nodes: String::new() };
         let orders = Some(orders.records().cloned().collect());
-        serde_json::to_value(ExchangeAnswer { v: Version, state, head: Some(head), orders, nodes: None }).unwrap()
+        serde_json::to_value(ExchangeAnswer { v: Version, state, head: Some(head), orders, nodes: None })
+            .unwrap()
     }
 
     /// Asks the other site, which tells this.
