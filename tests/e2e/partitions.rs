@@ -36,7 +36,8 @@ impl Row<'_> {
 
 fn rows() -> Vec<Row<'static>> {
     let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
-    let mut lines = PAGE.lines().filter(|line| line.starts_with('|')).map(cells);
+    let is_row = |line: &&str| line.starts_with('|');
+    let mut lines = PAGE.lines().skip_while(|line| !is_row(line)).take_while(is_row).map(cells);
     let columns = lines.next().unwrap_or_default();
     lines.skip(1).map(|cells| Row { columns: columns.clone(), cells }).collect()
 }
