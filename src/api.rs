@@ -12,6 +12,7 @@ pub mod moments;
 mod orders;
 mod probing;
 mod problem;
+mod rollout;
 mod schema;
 mod services;
 mod simulate;
@@ -29,16 +30,17 @@ pub use domains::{
 };
 pub use drains::{CancelledDrain, DrainOrder, DrainView, HookState, OrderedDrain, StillRegistered};
 pub use explain::{ExplainQuery, ExplainedAddress, ExplainedSite, Explanation, PastMoment};
-pub use orders::{OrderWithoutEffect, SwitchInForce};
+pub use orders::{OrderView, OrderWithoutEffect, OrdersQuery, SwitchInForce};
 pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
 pub use problem::Problem;
+pub use rollout::{Enough, Rollout, RolloutQuery, SiteRollout};
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};
 pub use site_drains::{DrainAnswer, DrainChange, DrainsAnswer, DrainsQuery, PassedOnDrain, Progress};
 pub use sites::{
     ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, InstancesAnswer, InstancesQuery,
     JoinOrder, Joined, LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery,
-    SiteIdentity, SiteState, SiteVerdictsAnswer,
+    SiteBearers, SiteIdentity, SiteNode, SiteState, SiteVerdictsAnswer,
 };
 pub use status::{
     CnameToSet, Finding, NodeStatus, SeenByVantage, Status, StatusQuery, TargetStatus, VantageStatus,

@@ -15,6 +15,7 @@ mod process;
 mod reference;
 mod reset;
 mod results;
+mod rollout;
 mod secret_file;
 mod servers;
 mod show;
@@ -105,7 +106,9 @@ async fn ask(command: Command, global: &Global) -> Outcome {
     let servers = Servers::new(global)?;
     let json = global.json;
     match command {
-        Command::Apply { files, prune } => commands::apply(&servers, &files, prune).await,
+        Command::Apply { files, prune, wait, timeout } => {
+            commands::apply(&servers, &files, prune, wait.map(|sites| (sites, timeout.0))).await
+        }
         Command::Delete { kind, name } => commands::delete(&servers, kind, &name).await,
         Command::Switch { domain, to } => commands::switch(&servers, &domain, to.as_deref()).await,
         Command::Override(order) => commands::run_override(&servers, order).await,
@@ -130,6 +133,7 @@ async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
             commands::simulate(client, &kill, domain.as_deref(), json).await
         }
         Command::Drain(drain) => drains::run(client, drain, json).await,
+        Command::Orders { all } => commands::orders(client, all, json).await,
         Command::Audit => commands::audit(client, json).await,
         Command::Join { take_home: _ } => commands::join(client, json).await,
         Command::Promote { show_lost: true, .. } => commands::show_lost(client, json).await,

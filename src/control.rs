@@ -23,8 +23,11 @@ mod ledger;
 mod liveness;
 mod lock;
 mod metrics;
+mod orders;
 mod overflow;
 mod publish;
+mod rollout;
+mod seen;
 mod shards;
 #[cfg(test)]
 mod testing;
@@ -53,9 +56,9 @@ use tokio::{sync::watch, task::JoinSet};
 pub use bearers::Lockout;
 pub use documents::{ChangeError, Requester};
 pub use drains::{Cancelled, MAX_DRAINS, MIN_LEASE};
-pub use exchange::{SeenSite, SeenSites};
 pub use liveness::{HEARTBEAT_EVERY, Liveness, Node, SILENT_AFTER};
 pub use metrics::Metrics;
+pub use seen::{SeenSite, SeenSites, Stamps};
 
 use drains::DrainOrders;
 use lock::Lock;
@@ -258,6 +261,7 @@ impl Control {
         let mut tasks = JoinSet::new();
         tasks.spawn(named("intake", intake::run(Arc::clone(&shared), reports)));
         tasks.spawn(named("check of the configuration", documents::keep_checked(Arc::clone(&shared))));
+        tasks.spawn(named("care for the orders", orders::keep(Arc::clone(&shared))));
         tasks.spawn(named("work", work::follow_snapshots(Arc::clone(&shared))));
         tasks.spawn(named("watch of receipts", drains::watch_receipts(Arc::clone(&shared))));
         tasks.spawn(named("watch of nodes", liveness::follow(Arc::clone(&shared))));

@@ -59,7 +59,7 @@ impl Admin {
                 let generation = match &answer {
                     HomeAnswer::Applied(Applied { generation, .. })
                     | HomeAnswer::Token(MadeToken { generation, .. }) => Some(*generation),
-                    HomeAnswer::Refused { .. } => None,
+                    HomeAnswer::Bootstrap(_) | HomeAnswer::Refused { .. } => None,
                 };
                 if let Some(generation) = generation {
                     self.control.wait_for_generation(generation).await;
@@ -101,6 +101,7 @@ impl Admin {
             HomeChange::Delete { id, force } => {
                 HomeAnswer::Applied(control.delete(by, id.clone(), Lockout::forced(*force)).await?)
             }
+            HomeChange::Bootstrap(order) => HomeAnswer::Bootstrap(control.order_bootstrap(by, order).await?),
             HomeChange::Token(wanted) => HomeAnswer::Token(control.create_token(by, wanted.clone()).await?),
             HomeChange::Restore { backup, force } => {
                 HomeAnswer::Applied(control.restore(by, backup.clone(), Lockout::forced(*force)).await?)

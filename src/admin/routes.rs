@@ -13,7 +13,7 @@ use super::{
     describe::{OpenApiText, Page},
     documents, drains, explain,
     health::{self, Health},
-    home, probing,
+    home, orders, probing, rollout,
     route::{Needs, Route, delete, describe, get, post, router_of},
     simulate, sites, status, tokens,
 };
@@ -112,6 +112,18 @@ fn operation() -> Vec<Route<Admin>> {
              domain, service or site.",
             status::status,
         ),
+        get(
+            "/v1/orders",
+            Needs::Read,
+            "The overrides, switches and deleted tokens that are ordered, and which sites have each of them.",
+            orders::list,
+        ),
+        get(
+            "/v1/rollout",
+            Needs::Read,
+            "Which nodes of which sites run a generation; with a time to wait, a long poll.",
+            rollout::rollout,
+        ),
         get("/v1/explain", Needs::Read, "Why a name is answered as it is.", explain::explain),
         get(
             "/v1/simulate",
@@ -178,6 +190,12 @@ fn between_sites() -> Vec<Route<Admin>> {
             Needs::Site,
             "The order of a drain of an instance of this site, or its cancellation, that another site passes on.",
             sites::drain,
+        ),
+        get(
+            "/v1/sites/bearers",
+            Needs::Site,
+            "The nodes and vantages of this site, and the token with which each was heard last.",
+            sites::bearers,
         ),
         get(
             "/v1/sites/verdicts",

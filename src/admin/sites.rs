@@ -15,7 +15,7 @@ use super::{Admin, Caller, JsonBody, Problem};
 use crate::{
     api::{
         ChangeAtHome, DrainAnswer, DrainsAnswer, DrainsQuery, ExchangeAnswer, ExchangeQuery, HomeAnswer,
-        InstancesAnswer, InstancesQuery, PassedOnDrain, ShardsAnswer, ShardsQuery, SiteIdentity,
+        InstancesAnswer, InstancesQuery, PassedOnDrain, ShardsAnswer, ShardsQuery, SiteBearers, SiteIdentity,
         SiteVerdictsAnswer,
     },
     certificate::clients::ClientCertificate,
@@ -134,6 +134,14 @@ pub(super) async fn instances(
     JsonBody(query): JsonBody<InstancesQuery>,
 ) -> Json<InstancesAnswer> {
     Json(admin.control.instances(query).await)
+}
+
+/// The nodes and vantages that were heard here, for a site whose tokens are about to change.
+pub(super) async fn bearers(
+    State(admin): State<Admin>,
+    SiteCaller(_): SiteCaller,
+) -> Result<Json<SiteBearers>, Problem> {
+    Ok(Json(admin.control.bearers().await?))
 }
 
 /// What is new of drains.

@@ -95,6 +95,8 @@ fn other_sites(admin: &Admin, snapshot: &Snapshot, now: Moment) -> Vec<OtherSite
         home: snapshot.generation.site == SiteTag::of(&site),
         site: site.to_string(),
         generation: seen.state.as_ref().map(|it| it.generation),
+        behind: seen.behind.map(|since| Span(now.since(since))),
+        nodes: seen.nodes.to_vec(),
         same_orders: seen.state.is_some_and(|it| it.orders == snapshot.orders.digest),
         heard: seen.heard.map(|at| Span(now.since(at))),
         error: seen.error,

@@ -42,6 +42,8 @@ pub(super) async fn order_bootstrap(
     JsonBody(order): JsonBody<BootstrapOrder>,
 ) -> Result<Json<BootstrapState>, Problem> {
     caller.needs(Right::Tokens)?;
-    let ordered = admin.control.order_bootstrap(caller.requester(), &order).await;
-    ordered.map(Json).map_err(|error| caller.problem(error))
+    match admin.change(&caller, HomeChange::Bootstrap(order)).await? {
+        HomeAnswer::Bootstrap(state) => Ok(Json(state)),
+        _ => Err(Problem::new(StatusCode::BAD_GATEWAY, "the home answered something else than was asked")),
+    }
 }

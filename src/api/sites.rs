@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use store::{
     commit::copy::{HeadCopy, ShardCopy, ShardRef},
     health_state::SiteVerdicts,
-    model::{Authority, DocumentId, Generation, Name, Span},
+    model::{Authority, Bearer, DocumentId, Generation, Name, Role, Span},
     orders::OrderRecord,
     remote::{Cursor, Page},
 };
 use utoipa::ToSchema;
 
-use super::{Applied, Apply, MadeToken, NewToken, Problem, exchange::Version, schema};
+use super::{
+    Applied, Apply, BootstrapOrder, BootstrapState, MadeToken, NewToken, Problem, exchange::Version, schema,
+};
 
 /// Which control answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +41,25 @@ pub struct SiteState {
     /// A digest of all orders; empty if there are none.
     #[serde(default)]
     pub orders: String,
+    /// A digest of the nodes, the generations that they run, and which of them are lost.
+    #[serde(default)]
+    pub nodes: String,
+}
+
+/// A node of a site, as its control tells others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct SiteNode {
+    /// Its name.
+    pub node: String,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// The generation that it runs; absent before its first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Generation>)]
+    pub generation: Option<Generation>,
+    /// It has been silent for so long that it probably ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// The question of one control to another: what has changed?
@@ -68,6 +89,17 @@ pub struct ExchangeAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     pub orders: Option<Vec<OrderRecord>>,
+    /// The nodes by name; absent if they are those of the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<SiteNode>>,
+}
+
+impl ExchangeAnswer {
+    /// Nothing has changed since this state.
+    #[must_use]
+    pub const fn unchanged(state: SiteState) -> Self {
+        Self { v: Version, state, head: None, orders: None, nodes: None }
+    }
 }
 
 /// Shards of a configuration that are wanted.
@@ -98,6 +130,20 @@ pub struct ShardsAnswer {
 #[schema(value_type = Object)]
 pub struct SiteVerdictsAnswer(pub SiteVerdicts);
 
+/// The nodes and vantages that a site has heard, and with which token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SiteBearers {
+    /// The version of the exchange between sites.
+    #[schema(value_type = u32)]
+    pub v: Version,
+    /// The token with which each (`node/NAME`, `vantage/NAME`) was heard last; null: without one.
+    #[schema(value_type = BTreeMap<String, Option<String>>)]
+    pub tokens: BTreeMap<Bearer, Option<String>>,
+    /// Those heard in the last minute, with the role that each one's token needs.
+    #[schema(value_type = BTreeMap<String, schema::Role>)]
+    pub recent: BTreeMap<Bearer, Role>,
+}
+
 /// Another site, as `status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OtherSite {
@@ -109,6 +155,13 @@ pub struct OtherSite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Generation>)]
     pub generation: Option<Generation>,
+    /// How long this generation has been older than ours; absent if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub behind: Option<Span>,
+    /// Its nodes, as it told them last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<SiteNode>,
     /// True if it had the same orders then.
     pub same_orders: bool,
     /// How long ago it answered last; absent before its first answer.
@@ -156,6 +209,8 @@ pub enum HomeChange {
     },
     /// A token is made.
     Token(NewToken),
+    /// The first tokens are made.
+    Bootstrap(BootstrapOrder),
     /// Everything is replaced by a backup.
     Restore {
         /// The backup.
@@ -173,6 +228,8 @@ pub enum HomeAnswer {
     Applied(Applied),
     /// The token that was made.
     Token(MadeToken),
+    /// The state of the bootstrap.
+    Bootstrap(BootstrapState),
     /// It was refused, with the status of HTTP that its caller gets.
     Refused {
         /// The status.

@@ -15,14 +15,15 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use store::model::Kind;
+use store::model::{Kind, Span};
 
-use self::parse::parse_kind;
+use self::parse::{parse_enough, parse_kind};
 pub(super) use self::{
     orders::{Drain, Override, SetOverride},
     parse::parse_url,
     tokens::{Bootstrap, Reset, Token},
 };
+use crate::api::Enough;
 
 /// What the exit code of a command means, unless its own page says otherwise.
 pub(super) const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong use or a wrong file. Of `diff`: 0 no \
@@ -120,7 +121,7 @@ pub(super) enum Command {
     /// Apply documents, all of them or none. Deletes nothing without --prune.
     #[command(
         after_help = "Examples:\n  waypost apply -f world.yaml\n  waypost apply -f documents/ --prune\n  \
-                      waypost apply -f world.yaml --server https://bj:8580 --server https://sh:8580"
+                      waypost apply -f world.yaml --wait"
     )]
     Apply {
         /// Files or folders of YAML or JSON documents; `-` reads standard input.
@@ -129,6 +130,12 @@ pub(super) enum Command {
         /// Delete stored documents of the same kinds that are not in the files.
         #[arg(long)]
         prune: bool,
+        /// Wait until every node of all sites runs the result, or of a quorum: more than half of the sites.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "all", value_name = "all|quorum", value_parser = parse_enough)]
+        wait: Option<Enough>,
+        /// Do not wait for longer than this.
+        #[arg(long, requires = "wait", default_value = "60s", value_name = "TIME")]
+        timeout: Span,
     },
     /// Show what an apply would change, with both values.
     #[command(
@@ -233,6 +240,13 @@ pub(super) enum Command {
         after_help = "Example:\n  waypost override set bj-work --site bj --state drain --owner ops --reason maintenance"
     )]
     Override(Override),
+    /// Show the overrides, switches and deleted tokens that are ordered, and which sites have each of them.
+    #[command(after_help = "Examples:\n  waypost orders\n  waypost orders --all")]
+    Orders {
+        /// Show also those that have ended.
+        #[arg(long)]
+        all: bool,
+    },
     /// Create and delete tokens of the admin API and the Consul face.
     #[command(subcommand, after_help = "Example:\n  waypost token create ci --role automation")]
     Token(Token),

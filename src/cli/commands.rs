@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Serialize, Serializer};
@@ -18,14 +19,15 @@ use super::{
     failure::{Failure, Outcome},
     files::documents,
     results::WrittenBackup,
+    rollout::{self, AppliedAndWaited},
     servers::{self, Answer, Servers},
     show::{self, print},
     simulation, table,
 };
 use crate::{
     api::{
-        Applied, Apply, AuditRecord, Explanation, FileText, JoinOrder, Joined, LostConfiguration, Promoted,
-        Promotion, Simulation, StoredDocument,
+        Applied, Apply, AuditRecord, Enough, Explanation, FileText, JoinOrder, Joined, LostConfiguration,
+        OrderView, Promoted, Promotion, Simulation, StoredDocument,
     },
     out,
 };
@@ -34,18 +36,64 @@ pub(super) fn print_applied(applied: &Applied, json: bool) -> Outcome {
     if json { show::json(applied) } else { print(&show::applied(applied)) }
 }
 
-pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool) -> Outcome {
+/// How long to wait after an apply, and for which sites; `None`: not at all.
+pub(super) type Waiting = Option<(Enough, Duration)>;
+
+pub(super) async fn apply(servers: &Servers, paths: &[PathBuf], prune: bool, waiting: Waiting) -> Outcome {
     let (files, origins) = documents(paths)?;
     let wanted = Apply { files, prune, order: false };
     servers::agree_on_uuids(servers, &wanted).await.map_err(|failure| origins.explain(failure))?;
-    let apply = async |client: &Client| -> Result<Applied, Failure> {
+    let apply = async |client: &Client| -> Result<AppliedAndWaited, Failure> {
         let applied = client.post("/v1/apply", &wanted).await;
         let mut applied: Applied = applied.map_err(|failure| origins.explain(failure).of_files())?;
         origins.point_out(&mut applied.warnings);
         applied.warnings.extend(origins.warnings.iter().cloned());
-        Ok(applied)
+        let rollout = match waiting {
+            Some((enough, timeout)) => {
+                Some(rollout::wait(client, applied.generation, enough, timeout).await?)
+            }
+            None => None,
+        };
+        Ok(AppliedAndWaited { applied, rollout })
     };
-    servers.each(apply, show::applied).await
+    if servers.are_several() {
+        let answers = servers.report(apply, AppliedAndWaited::text).await?;
+        servers::conclude(&answers, servers::RUN_AGAIN)?;
+        let mut waited = answers.iter().filter_map(|it| it.result.as_ref().ok());
+        return waited.find_map(AppliedAndWaited::failure).map_or(Ok(()), Err);
+    }
+    let applied = apply(servers.only()?).await?;
+    if servers.json {
+        show::json(&applied)?;
+    } else {
+        print(&applied.text())?;
+    }
+    applied.failure().map_or(Ok(()), Err)
+}
+
+/// Prints the orders, and which sites have each of them.
+pub(super) async fn orders(client: &Client, all: bool, json: bool) -> Outcome {
+    let query: &[(&str, &str)] = if all { &[("all", "true")] } else { &[] };
+    let orders: Vec<OrderView> = client.get("/v1/orders", query).await?;
+    if json {
+        return show::json(&orders);
+    }
+    if orders.is_empty() {
+        return print("no order\n");
+    }
+    let row = |it: &OrderView| {
+        let effect = match (&it.without_effect, it.in_force) {
+            (Some(why), _) => format!("none: {why}"),
+            (None, true) => it.expires.as_ref().map_or_else(|| "yes".to_owned(), |at| format!("until {at}")),
+            (None, false) => "ended".to_owned(),
+        };
+        let pending = if it.pending.is_empty() { "-".to_owned() } else { it.pending.join(", ") };
+        let site = it.site.as_ref().map_or_else(String::new, |site| format!(" at {site}"));
+        let by = format!("{}{site}", it.by);
+        vec![it.about.clone(), it.order.clone(), effect, by, it.at.clone(), it.arrived.join(", "), pending]
+    };
+    let rows: Vec<Vec<String>> = orders.iter().map(row).collect();
+    print(&table::table(&["ABOUT", "ORDER", "IN FORCE", "BY", "GIVEN", "ARRIVED AT", "PENDING AT"], &rows))
 }
 
 pub(super) async fn diff(client: &Client, paths: &[PathBuf], prune: bool, json: bool) -> Outcome {

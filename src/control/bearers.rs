@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,13 +17,23 @@ use store::{
     snapshot::Snapshot,
     writers::{self, Writer},
 };
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::liveness::Nodes;
-use crate::auth::{FIRST, Right, permits};
+use crate::{
+    api::SiteBearers,
+    auth::{FIRST, Right, permits},
+    sites::Peers,
+};
 
 /// A bearer that was not heard for longer does not count: it has ended, or never started.
 pub(super) const RECENT: Duration = Duration::from_secs(60);
+/// The path at which other sites tell their bearers.
+const BEARERS: &str = "/v1/sites/bearers";
+/// The longest that another site may take to tell its bearers.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// The largest answer: ten thousand nodes.
+const MAX_BEARERS: usize = 4 * 1024 * 1024;
 
 /// The bearers as they are known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,9 +43,23 @@ pub(super) struct Census {
     pub(super) tokens: BTreeMap<Bearer, Option<String>>,
     /// The bearers heard in the last minute, with the role that each one's token needs.
     pub(super) recent: BTreeMap<Bearer, Role>,
+    /// The other sites whose bearers are not known, and why.
+    pub(super) unasked: BTreeMap<Name, String>,
 }
 
 impl Census {
+    /// Adds what another site knows of its bearers.
+    fn add(&mut self, site: SiteBearers) {
+        for (bearer, token) in site.tokens {
+            let known = self.recent.contains_key(&bearer) && self.tokens.contains_key(&bearer);
+            // A vantage reports to several sites. One that has not heard it lately knows an older token.
+            if !known || site.recent.contains_key(&bearer) && token.is_none() {
+                self.tokens.insert(bearer, token);
+            }
+        }
+        self.recent.extend(site.recent);
+    }
+
     /// The bearers heard in the last minute without a token of ours: an operator's token would lock them out.
     pub(super) fn without_token(&self) -> BTreeMap<Bearer, Role> {
         let without = |bearer: &Bearer| self.tokens.get(bearer).is_some_and(Option::is_none);
@@ -74,6 +98,9 @@ impl Census {
         };
         if !without_token.is_empty() {
             return Some(refusal(&without_token));
+        }
+        if change == TokenChange::FirstOperator && !self.unasked.is_empty() {
+            return Some(unasked(&self.unasked));
         }
         let in_use = self.locked_out(before, after);
         (!in_use.is_empty()).then(|| still_used(&in_use))
@@ -170,11 +197,13 @@ pub(super) struct Bearers {
     handle: Handle,
     nodes: Nodes,
     reports: Mutex<BTreeMap<Name, LastReport>>,
+    /// The controls of other sites, once this one takes part in the exchange.
+    peers: OnceLock<Peers>,
 }
 
 impl Bearers {
     pub(super) fn new(engine: Arc<dyn Engine>, handle: Handle, nodes: Nodes) -> Self {
-        Self { engine, handle, nodes, reports: Mutex::default() }
+        Self { engine, handle, nodes, reports: Mutex::default(), peers: OnceLock::new() }
     }
 
     fn reports(&self) -> MutexGuard<'_, BTreeMap<Name, LastReport>> {
@@ -204,11 +233,41 @@ impl Bearers {
         }
     }
 
-    /// The bearers that are heard now, with these tokens.
+    /// From now on the bearers of other sites count as well.
+    pub(super) fn connect(&self, peers: Peers) {
+        // A second exchange of the same control has the same peers.
+        let _ = self.peers.set(peers);
+    }
+
+    /// The bearers of all sites that are heard now, with these tokens. A site that cannot be asked is named.
     ///
     /// # Errors
     /// When the engine cannot be read: it is not known then which bearers there are.
     pub(super) async fn census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
+        let peers = self.peers.get().map(Peers::all).unwrap_or_default();
+        let mut calls = JoinSet::new();
+        for peer in peers {
+            calls.spawn(async move {
+                let answer = peer.get::<SiteBearers>(BEARERS, PATIENCE, MAX_BEARERS).await;
+                (peer.site().cloned(), answer)
+            });
+        }
+        let mut census = self.own_census(tokens).await?;
+        for (site, answer) in calls.join_all().await {
+            match (site, answer) {
+                (_, Ok(bearers)) => census.add(bearers),
+                (Some(site), Err(error)) => drop(census.unasked.insert(site, error.to_string())),
+                (None, Err(_)) => {}
+            }
+        }
+        Ok(census)
+    }
+
+    /// The bearers of this site.
+    ///
+    /// # Errors
+    /// As [`Bearers::census`].
+    pub(super) async fn own_census(&self, tokens: &[Token]) -> Result<Census, EngineError> {
         let mut noted = writers::all(self.engine.as_ref()).await?;
         let health_view = self.handle.health_view().await;
         let (now, moment) = (Instant::now(), self.handle.now());
@@ -277,6 +336,16 @@ pub(super) fn refusal(without_token: &BTreeMap<Bearer, Role>) -> String {
          vantage-NAME.token) and put it there\n  \
          3. waypost token list                    says who has not been heard with its token yet\n\
          The operator's token is in force once all of them have been; see docs/tokens.md",
+        named.join(", ")
+    )
+}
+
+/// Why an operator's token cannot be made while sites do not answer.
+pub(super) fn unasked(sites: &BTreeMap<Name, String>) -> String {
+    let named: Vec<String> = sites.iter().map(|(site, why)| format!("{site} ({why})")).collect();
+    format!(
+        "this would be the first operator's token, and from then on every request needs a token; it is not known which \
+         nodes send none at the sites that do not answer: {}",
         named.join(", ")
     )
 }

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use super::{
     Config, ControlHandle, Refusal, Refused, Shared,
     bearers::{self, Lockout, TokenChange},
+    orders,
 };
 use crate::api::{Applied, Apply, DocumentChange, FileText, StoredDocument};
 
@@ -141,6 +142,12 @@ fn describe(differences: &[Difference]) -> String {
     differences.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
+/// The documents that are orders, or are deleted by one.
+fn named(differences: &[Difference]) -> String {
+    let orders = differences.iter().filter(|it| matches!(it.id.kind, Kind::Override | Kind::Token));
+    orders.map(|it| it.id.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 /// Refuses a change that would lock out nodes or vantages, or take the last operator's token away.
 async fn refuse_lockout(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
     let before = bearers::tokens(stored.documents());
@@ -249,7 +256,7 @@ pub(super) async fn commit_with(
         if changes_tokens && lockout == Lockout::Refused {
             refuse_lockout(shared, &stored, &plan).await?;
         }
-        let changes_orders = differences.iter().any(|it| it.id.kind == Kind::Override);
+        let gives_orders = plan.gives_orders();
         let entry = by.entry(now, format!("{verb}: {}", describe(&differences)));
         match commit::commit(engine, *plan, entry).await {
             Ok(generation) => {
@@ -257,8 +264,10 @@ pub(super) async fn commit_with(
                 if changes_tokens {
                     wait_until_followed(shared, generation).await;
                 }
-                if changes_orders {
+                let mut warnings = warnings;
+                if gives_orders {
                     wait_until_obeyed(shared).await;
+                    warnings.extend(orders::unseen(&shared.sites, &named(&differences), shared.handle.now()));
                 }
                 return Ok(Applied { warnings, ..plain(generation, differences, uuids) });
             }
@@ -296,7 +305,13 @@ impl ControlHandle {
         let documents = parse(&wanted.files)?;
         let stored = self.stored().await?;
         let author = by.author(&self.shared.config, !wanted.order);
-        Ok(comparison(&stored, &documents, wanted.prune, self.shared.handle.now(), author)?)
+        let now = self.shared.handle.now();
+        let mut compared = comparison(&stored, &documents, wanted.prune, now, author)?;
+        if compared.differences.iter().any(|it| it.difference.id.kind == Kind::Override) {
+            let of = compared.differences.iter().map(|it| it.difference.clone()).collect::<Vec<_>>();
+            compared.warnings.extend(orders::unseen(&self.shared.sites, &named(&of), now));
+        }
+        Ok(compared)
     }
 
     /// Removes a document.
@@ -352,7 +367,9 @@ impl ControlHandle {
             match commit::commit(shared.engine.as_ref(), *plan, entry).await {
                 Ok(generation) => {
                     wait_until_obeyed(shared).await;
-                    return Ok(plain(generation, differences, BTreeMap::new()));
+                    let warnings =
+                        orders::unseen(&shared.sites, &format!("switch of {domain}"), shared.handle.now());
+                    return Ok(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) });
                 }
                 Err(CommitError::Conflict) if conflicts < MAX_CONFLICTS => conflicts += 1,
                 Err(error) => return Err(error.into()),

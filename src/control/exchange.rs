@@ -14,11 +14,11 @@ mod copy;
 mod instances;
 mod join;
 pub(super) mod lost;
+mod nodes;
 mod promote;
 mod pull;
-mod seen;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use store::{
     commit::{
@@ -29,10 +29,13 @@ use store::{
     snapshot::Snapshot,
 };
 
-pub use seen::{SeenSite, SeenSites};
+use tokio::time::Instant;
 
-use super::{ControlHandle, Refusal, Refused};
-use crate::api::{ExchangeAnswer, ExchangeQuery, ShardsAnswer, ShardsQuery, SiteState, exchange::Version};
+use super::{ControlHandle, Refusal, Refused, SeenSites};
+use crate::api::{
+    ExchangeAnswer, ExchangeQuery, ShardsAnswer, ShardsQuery, SiteNode, SiteState, exchange::Version,
+};
+pub(super) use nodes::of as nodes_of;
 
 /// The longest that an answer without news waits. It shows that the site is there, so it is much shorter than that of
 /// other long polls.
@@ -42,9 +45,10 @@ const ENGINE: Duration = Duration::from_secs(3);
 /// The most octets of shards in one answer.
 pub(super) const MAX_SHARDS: usize = 8 * 1024 * 1024;
 
-/// What a node's documents and orders are.
-fn state_of(snapshot: &Snapshot) -> SiteState {
-    SiteState { generation: snapshot.generation, orders: snapshot.orders.digest.clone() }
+/// What a node's documents and orders are, and the nodes of its site.
+fn state_of(snapshot: &Snapshot, nodes: &[SiteNode]) -> SiteState {
+    let nodes = nodes::digest(nodes);
+    SiteState { generation: snapshot.generation, orders: snapshot.orders.digest.clone(), nodes }
 }
 
 impl ControlHandle {
@@ -53,27 +57,56 @@ impl ControlHandle {
     /// # Errors
     /// Unavailable: the engine is away, or there is no configuration.
     pub async fn exchange(&self, query: ExchangeQuery) -> Result<ExchangeAnswer, Refused> {
-        let mut snapshots = self.shared.handle.snapshots();
-        let is_news = |snapshot: &Option<Arc<Snapshot>>| {
-            snapshot.as_ref().is_some_and(|it| query.last.as_ref() != Some(&state_of(it)))
-        };
-        // An error means that the time is over, or that the node ends: the present state is the answer to both.
-        let is_news = matches!(tokio::time::timeout(WAIT, snapshots.wait_for(is_news)).await, Ok(Ok(_)));
-        let last = match query.last {
-            Some(last) if !is_news => {
-                return Ok(ExchangeAnswer { v: Version, state: last, head: None, orders: None });
+        let deadline = Instant::now() + WAIT;
+        let mut shown = None;
+        loop {
+            if let Some(last) = &query.last {
+                match tokio::time::timeout_at(deadline, self.news(last, shown.as_ref())).await {
+                    Ok(news) => shown = Some(news),
+                    // The time is over: what was told last is still so.
+                    Err(_) => return Ok(ExchangeAnswer::unchanged(last.clone())),
+                }
             }
-            last => last,
-        };
-        let (head, orders) = self.stored_state().await?;
-        let state = SiteState { generation: head.generation(), orders: orders.digest() };
-        let last = last.unwrap_or_default();
-        Ok(ExchangeAnswer {
-            v: Version,
-            head: Some(head).filter(|head| head.generation() != last.generation),
-            orders: (state.orders != last.orders).then(|| orders.records().cloned().collect()),
-            state,
-        })
+            let (head, orders) = self.stored_state().await?;
+            let nodes = nodes::of(&self.shared.nodes.borrow());
+            let state = SiteState {
+                generation: head.generation(),
+                orders: orders.digest(),
+                nodes: nodes::digest(&nodes),
+            };
+            // This node may run something else than the engine has, until it has followed.
+            if query.last.as_ref() == Some(&state) {
+                continue;
+            }
+            let last = query.last.unwrap_or_default();
+            return Ok(ExchangeAnswer {
+                v: Version,
+                head: Some(head).filter(|head| head.generation() != last.generation),
+                orders: (state.orders != last.orders).then(|| orders.records().cloned().collect()),
+                nodes: (state.nodes != last.nodes).then_some(nodes),
+                state,
+            });
+        }
+    }
+
+    /// Waits until this node and the heartbeats show something else than what was told last, and than what they showed before.
+    async fn news(&self, last: &SiteState, before: Option<&SiteState>) -> SiteState {
+        let mut snapshots = self.shared.handle.snapshots();
+        let mut nodes = self.shared.nodes.subscribe();
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let told = nodes::of(&nodes.borrow_and_update());
+            let state = snapshot.map(|snapshot| state_of(&snapshot, &told));
+            if let Some(state) = state.filter(|state| state != last && Some(state) != before) {
+                return state;
+            }
+            tokio::select! {
+                Ok(()) = snapshots.changed() => {}
+                Ok(()) = nodes.changed() => {}
+                // The node ends; what it told last stays.
+                else => return std::future::pending().await,
+            }
+        }
     }
 
     async fn stored_state(&self) -> Result<(HeadCopy, Orders), Refused> {

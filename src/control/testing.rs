@@ -306,6 +306,10 @@ impl Fixture {
         self.engine.inner.txn(vec![KvOp::Set { key, value }]).await.unwrap();
     }
 
+    pub(super) async fn delete(&self, key: String) {
+        self.engine.inner.txn(vec![KvOp::Delete { key }]).await.unwrap();
+    }
+
     pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
         let entry = self.engine.inner.kv_get(key, None).await.unwrap().value?;
         Some(serde_json::from_slice(&entry.value).unwrap())

@@ -10,17 +10,22 @@ use std::{sync::Arc, time::Duration};
 use store::{
     commit::{Change, ReadError, Stored},
     engine::EngineError,
-    model::{Authority, Bearer, Document, DocumentId, Kind, Place, Placed, Role, Scope, Token, encode},
+    model::{
+        Authority, Bearer, Document, DocumentId, Kind, Place, Placed, Role, Scope, SiteTag, Token, encode,
+    },
     snapshot::Snapshot,
 };
 
 use super::{
-    ControlHandle, Shared,
+    ControlHandle, Refused, Shared,
     bearers::{self, Census, Lockout, pending},
     documents::{self, ChangeError, Request, Requester, commit_with, parse},
 };
 use crate::{
-    api::{BootstrapOrder, BootstrapState, FileText, MadeToken, NewToken, PendingToken, TokenView},
+    api::{
+        BootstrapOrder, BootstrapState, FileText, MadeToken, NewToken, PendingToken, SiteBearers, TokenView,
+        exchange::Version,
+    },
     auth,
 };
 
@@ -111,6 +116,16 @@ impl ControlHandle {
         let puts = || documents.iter().cloned().map(Change::Put).collect();
         let applied = commit_with(&self.shared, Request::new(by, "token"), |_| puts()).await?;
         Ok(MadeToken { generation: applied.generation, secret })
+    }
+
+    /// The nodes and vantages that this site has heard, for other sites.
+    ///
+    /// # Errors
+    /// Unavailable: the engine cannot be read.
+    pub async fn bearers(&self) -> Result<SiteBearers, Refused> {
+        let snapshot = self.shared.handle.snapshot().unwrap_or_default();
+        let Census { tokens, recent, .. } = self.shared.bearers.own_census(&snapshot.tokens).await?;
+        Ok(SiteBearers { v: Version, tokens, recent })
     }
 
     /// The state of the bootstrap, for `status`; `None` if there is none.
@@ -250,6 +265,9 @@ fn ordered(known: &[Token], census: &Census, order: &BootstrapOrder) -> Result<V
             missing.join(", ")
         ));
     }
+    if !census.unasked.is_empty() && !order.force {
+        return conflict(bearers::unasked(&census.unasked));
+    }
     let mut tokens = Vec::new();
     for (bearer, keyed) in &order.tokens {
         let (role, scope) = match bearer {
@@ -289,8 +307,14 @@ pub(super) async fn complete(shared: Arc<Shared>) {
             }
             continue;
         };
+        // Another site's control leaves it to the home.
+        let home = snapshot.generation.site;
+        if !home.is_empty() && home != SiteTag::of(&shared.config.site) {
+            tokio::time::sleep(CHECK_EVERY).await;
+            continue;
+        }
         let census = shared.bearers.census(&snapshot.tokens).await;
-        if census.is_ok_and(|it| it.waiting(&token.waits_for).is_empty()) {
+        if census.is_ok_and(|it| it.unasked.is_empty() && it.waiting(&token.waits_for).is_empty()) {
             match put_in_force(&shared, token).await {
                 Ok(false) => {}
                 Ok(true) => {
@@ -333,7 +357,7 @@ mod tests {
     fn census(bearers: &[(&str, Role)]) -> Census {
         let bearers = bearers.iter().map(|(it, role)| (it.parse::<Bearer>().unwrap(), *role));
         let recent: BTreeMap<Bearer, Role> = bearers.collect();
-        Census { tokens: recent.keys().map(|it| (it.clone(), None)).collect(), recent }
+        Census { tokens: recent.keys().map(|it| (it.clone(), None)).collect(), recent, ..Census::default() }
     }
 
     fn order(operator: Option<&str>, bearers: &[&str], force: bool) -> BootstrapOrder {

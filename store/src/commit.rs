@@ -41,7 +41,7 @@ pub use write::{CommitError, commit};
 use crate::{
     engine::{Engine, EngineError, Index},
     keys,
-    model::{Document, DocumentId, Generation, Kind, Moment, World},
+    model::{Document, DocumentId, Generation, Kind, Moment, Name, World},
     orders::{self, OrderKind, OrderRecord, OrderTarget, Orders},
 };
 
@@ -173,6 +173,15 @@ impl Stored {
         self.head.generation
     }
 
+    /// True if it comes from a restore that another one does not know.
+    #[must_use]
+    pub fn is_restored_over(&self, other: &Self) -> bool {
+        let in_place = self.head.restored_over > other.head.restored_over;
+        // A new engine does not know the commits that led to the other configuration.
+        let elsewhere = self.head.restored_over.is_some() && !self.contains(other.generation());
+        self.generation() > other.generation() && (in_place || elsewhere)
+    }
+
     /// The same configuration with these orders.
     #[must_use]
     pub fn with_orders(self, orders: Orders) -> Self {
@@ -219,6 +228,22 @@ impl Stored {
                 .is_some_and(|order| order.kind == OrderKind::Deleted && order.under >= kept.changed),
             _ => false,
         }
+    }
+
+    /// The tokens of the shards that an order has deleted. The next commit leaves them out.
+    fn deleted_tokens(&self) -> impl Iterator<Item = &Kept> {
+        let records = self.orders.records().filter_map(|record| match &record.target {
+            OrderTarget::Token(name) => Some(DocumentId { kind: Kind::Token, name: name.to_string() }),
+            _ => None,
+        });
+        let stored = |id: DocumentId| shards::find(&self.shards.get(&ShardId::of(&id))?.documents, &id);
+        records.filter_map(stored).filter(|kept| self.is_replaced(kept))
+    }
+
+    /// True if documents still contain a token that an order has deleted.
+    #[must_use]
+    pub fn has_deleted_token(&self, name: &Name) -> bool {
+        self.deleted_tokens().any(|kept| kept.document.name() == name.as_str())
     }
 
     /// One document.

@@ -15,8 +15,9 @@
 //! and any number of times, and sites that have exchanged them hold the same. No clock takes part; only the end of an
 //! override does ([`Override::expires`]).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -36,6 +37,9 @@ pub const MAX_AT_ONCE: usize = 40;
 pub const MAX_RECORD: usize = 64 * 1024;
 /// How many earlier orders a record keeps, for `explain --at`.
 const MAX_PAST: usize = 8;
+/// A record whose orders ended longer ago is forgotten, so that names which are not used again do not fill the list. A site
+/// that was away for longer may bring an order back that was ended meanwhile.
+pub const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What an order is about. Of the orders about one target only one holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -298,6 +302,29 @@ impl OrderRecord {
         then
     }
 
+    /// Its stored form.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        serde_json::to_vec(self).expect("orders have text keys and no failing serialiser").into()
+    }
+
+    /// True if everything in it has ended long ago, by our clock. The record of a switch is needed for as long as the switch
+    /// may lie over its domain.
+    #[must_use]
+    pub fn is_outdated(&self, now: Moment) -> bool {
+        let long_ago = |at: Moment| at.after(REMEMBERED) < now;
+        let has_ended = |order: &Order| match &order.kind {
+            OrderKind::Released | OrderKind::Deleted => true,
+            OrderKind::Override(it) => {
+                let end = it.expires.and_then(|it| u64::try_from(it.as_millisecond()).ok());
+                end.is_some_and(|end| long_ago(Moment(end)))
+            }
+            OrderKind::Switch(_) => false,
+        };
+        self.current().is_none_or(has_ended)
+            && self.human.iter().chain(&self.tool).all(|order| long_ago(order.at))
+    }
+
     /// Checks a record that came from outside.
     ///
     /// # Errors
@@ -465,6 +492,17 @@ impl Orders {
             }
         }
         changed
+    }
+
+    /// As [`Orders::merge`], without the records that are not here because they were forgotten.
+    pub fn merge_at<'r>(
+        &mut self,
+        records: impl IntoIterator<Item = &'r OrderRecord>,
+        now: Moment,
+    ) -> Vec<OrderTarget> {
+        let wanted: Vec<_> =
+            records.into_iter().filter(|it| !it.is_outdated(now) || self.get(&it.target).is_some()).collect();
+        self.merge(wanted)
     }
 
     /// The orders as they were at a moment, as far as records keep earlier ones.

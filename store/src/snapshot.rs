@@ -27,7 +27,7 @@ use crate::{
         Check, Cluster, DomainName, Generation, MAX_SITES, Name, Override, RecordData, Route, RouteBy,
         Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
     },
-    orders::{Switched, WithoutEffect},
+    orders::{Orders, Switched, WithoutEffect},
 };
 
 /// Configuration as the roles read it.
@@ -66,10 +66,12 @@ pub struct Snapshot {
 }
 
 /// Which orders lie over the documents of a snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OrdersInForce {
     /// [`Orders::digest`](crate::orders::Orders::digest): equal on nodes with the same orders.
     pub digest: String,
+    /// Every record, also of orders that have ended.
+    pub all: Arc<Orders>,
     /// The switches that lie over the colours of documents.
     pub switches: Vec<Switched>,
     /// Those without effect, and why.

@@ -144,6 +144,12 @@ impl Site {
         self.command(&["apply", "-f", &file.display().to_string()])
     }
 
+    fn apply_and_wait(&self, text: &str) -> Result<(bool, String), Failed> {
+        let file = self.file("apply.yaml");
+        std::fs::write(&file, text)?;
+        self.command(&["apply", "-f", &file.display().to_string(), "--wait"])
+    }
+
     fn set_override(&self, name: &str, site: &str) -> Result<String, Failed> {
         self.done(&[
             "override", "set", name, "--site", site, "--state", "drain", "--owner", "o", "--reason", "r",
@@ -212,15 +218,36 @@ fn both_sites() -> Result<(), Failed> {
     let (promoted, text) = bj.command(&["promote"])?;
     ensure(!promoted && text.contains("the home, the site sh, answers"), || text)?;
 
+    let text = bj.done(&["orders"])?;
+    ensure(text.contains("Override from-bj") && text.contains("drain site bj"), || text)?;
+    let (waited, text) = bj.apply_and_wait("kind: Vantage\nname: y\n")?;
+    ensure(waited && text.contains("bj: 1 node") && text.contains("sh: 1 node"), || text)?;
+
     sh.kill();
     bj.done(&["override", "clear", "from-bj"])?;
-    bj.set_override("meanwhile", "sh")?;
+    eventually("a dark site", PATIENCE, || bj.has_problem("site_dark"))?;
+    let text = bj.set_override("meanwhile", "sh")?;
+    ensure(text.contains("the site sh does not answer"), || text)?;
+    bj.done(&["token", "delete", "ci"])?;
+    ensure(!bj.has("token", "ci"), || "the token is valid".to_owned())?;
+    let orders: Value = serde_json::from_str(&bj.done(&["--json", "orders"])?)?;
+    let of =
+        |about: &str| orders.as_array().and_then(|all| all.iter().find(|it| it["about"] == about)).cloned();
+    let (deleted, drained) = (of("Token ci"), of("Override meanwhile"));
+    let is_here = |order: &Option<Value>| {
+        order
+            .as_ref()
+            .is_some_and(|it| it["in_force"] == true && it["pending"][0] == "sh" && it["site"] == "bj")
+    };
+    ensure(is_here(&deleted) && is_here(&drained), || orders.to_string())?;
     let (applied, text) = bj.apply("kind: Vantage\nname: x\n")?;
     ensure(!applied && text.contains("which cannot be asked") && text.contains("waypost promote"), || text)?;
-    eventually("a dark site", PATIENCE, || bj.has_problem("site_dark"))?;
     sh.start(None)?;
     eventually("the orders given meanwhile", PATIENCE, || {
-        sh.has("override", "meanwhile") && !sh.has("override", "from-bj")
+        sh.has("override", "meanwhile") && !sh.has("override", "from-bj") && !sh.has("token", "ci")
+    })?;
+    eventually("an order that has arrived", PATIENCE, || {
+        bj.done(&["--json", "orders"]).is_ok_and(|text| !text.contains("pending"))
     })?;
     eventually("no dark site", PATIENCE, || !bj.has_problem("site_dark"))?;
     Ok(())

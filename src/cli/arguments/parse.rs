@@ -2,6 +2,8 @@
 
 use store::model::{Kind, Name, Role};
 
+use crate::api::Enough;
+
 pub(super) fn parse_name(text: &str) -> Result<Name, String> {
     text.parse().map_err(|error: store::model::NameError| format!("expected {error}"))
 }
@@ -21,6 +23,15 @@ pub(in crate::cli) fn parse_url(text: &str) -> Result<String, String> {
     let url = reqwest::Url::parse(text);
     let fits = url.is_ok_and(|it| matches!(it.scheme(), "http" | "https") && it.has_host());
     if fits { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:8580".to_owned()) }
+}
+
+/// How many sites to wait for.
+pub(in crate::cli) fn parse_enough(text: &str) -> Result<Enough, String> {
+    match text {
+        "all" => Ok(Enough::All),
+        "quorum" => Ok(Enough::Quorum),
+        _ => Err("expected all or quorum".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use store::model::Name;
 
-use super::copy::{self, NotTaken};
+use super::{
+    copy::{self, NotTaken},
+    nodes,
+};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, SiteState, exchange::Version},
-    control::Shared,
+    control::{Shared, Stamps},
     sites::Peer,
 };
 
@@ -15,7 +18,7 @@ use crate::{
 const PATH: &str = "/v1/sites/exchange";
 /// The longest that a site may take for an answer, its wait for news included.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// The largest answer: two thousand orders and a head.
+/// The largest answer: two thousand orders, ten thousand nodes and a head.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Asks a site what has changed since `last`, and takes it; returns what the site has now.
 pub(super) async fn ask(
@@ -34,8 +37,27 @@ pub(super) async fn ask(
         }
     };
     let (now, state) = (shared.handle.now(), answer.state.clone());
+    if let Some(nodes) = answer.nodes.as_ref().filter(|nodes| nodes.len() > nodes::MAX) {
+        let error = format!("it tells of {} nodes; expected at most {}", nodes.len(), nodes::MAX);
+        shared.metrics.exchange_refused.increment();
+        shared.sites.change(site, |seen| (seen.heard, seen.refused) = (Some(now), Some(error.clone())));
+        return Err(error);
+    }
+    let ours = shared.handle.snapshot().map(|it| it.generation);
+    let told_orders = answer.orders.as_ref().map(|records| {
+        let stamps = records.iter().map(|record| (record.target.clone(), Stamps::of(record)));
+        Arc::new(stamps.collect())
+    });
     shared.sites.change(site, |seen| {
         (seen.state, seen.heard, seen.error) = (Some(state.clone()), Some(now), None);
+        let is_behind = ours.is_some_and(|ours| state.generation < ours);
+        seen.behind = is_behind.then(|| seen.behind.unwrap_or(now));
+        if let Some(nodes) = &answer.nodes {
+            seen.nodes = Arc::new(nodes.clone());
+        }
+        if let Some(orders) = told_orders {
+            seen.orders = orders;
+        }
     });
     let taken = copy::take(shared, peer, site, answer).await;
     shared.sites.change(site, |seen| seen.refused = taken.as_ref().err().map(ToString::to_string));

@@ -11,16 +11,17 @@ use store::{
         self, AuditEntry, CommitError, Difference, DifferenceKind, Stored,
         copy::{CopyError, HeadCopy, ShardCopy, ShardRef, plan_copy},
     },
-    engine::{KvOp, TxnOutcome},
-    keys,
     model::{Generation, Name},
-    orders::{MAX_AT_ONCE, MAX_ORDERS, MAX_RECORD, Order, OrderRecord, OrderTarget, Orders},
+    orders::{MAX_ORDERS, MAX_RECORD, OrderRecord},
 };
 
 use super::{MAX_SHARDS, lost};
 use crate::{
     api::{ExchangeAnswer, ShardsAnswer, ShardsQuery, exchange::Version},
-    control::Shared,
+    control::{
+        Shared,
+        orders::{self, NotWritten},
+    },
     sites::Peer,
 };
 
@@ -82,7 +83,7 @@ fn check(records: &[OrderRecord]) -> Result<(), NotTaken> {
     }
     for record in records {
         record.check().map_err(|error| NotTaken::Refused(error.to_string()))?;
-        let size = serde_json::to_vec(record).map_or(usize::MAX, |text| text.len());
+        let size = record.to_bytes().len();
         if size > MAX_RECORD {
             let text =
                 format!("the record of {} has {size} octets; expected at most {MAX_RECORD}", record.target);
@@ -94,62 +95,15 @@ fn check(records: &[OrderRecord]) -> Result<(), NotTaken> {
 
 async fn take_orders(shared: &Shared, site: &Name, records: Vec<OrderRecord>) -> Result<(), NotTaken> {
     check(&records)?;
-    let engine = shared.engine.as_ref();
-    for _ in 0..TRIES {
-        let before = commit::read_orders(engine).await.map_err(failed)?;
-        let mut after = before.clone();
-        let changed = after.merge(&records);
-        if after.len() > MAX_ORDERS {
-            let text = format!("there would be {} orders; expected at most {MAX_ORDERS}", after.len());
-            return Err(NotTaken::Refused(text));
+    let who = format!("site {site}");
+    match orders::add(shared, &who, "orders of other sites", &records).await {
+        Ok(taken) => {
+            shared.metrics.orders_taken.add(taken as u64);
+            Ok(())
         }
-        if write_orders(shared, site, &before, &after, &changed).await? {
-            return Ok(());
-        }
+        Err(error @ NotWritten::TooMany(_)) => Err(NotTaken::Refused(error.to_string())),
+        Err(error) => Err(failed(error)),
     }
-    Err(failed("orders are written by others all the time"))
-}
-
-/// Writes the records that changed; false if another control was faster.
-async fn write_orders(
-    shared: &Shared,
-    site: &Name,
-    before: &Orders,
-    after: &Orders,
-    changed: &[OrderTarget],
-) -> Result<bool, NotTaken> {
-    for some in changed.chunks(MAX_AT_ONCE) {
-        let mut ops = Vec::new();
-        let mut told = Vec::new();
-        for target in some {
-            let Some(record) = after.get(target) else { continue };
-            let value = serde_json::to_vec(record).map_err(failed)?;
-            let (key, expected) = (keys::order(target), before.index(target));
-            ops.push(KvOp::Cas { key, value: value.into(), expected });
-            told.extend(record.current().map(|order| describe(target, order)));
-        }
-        let entry = AuditEntry {
-            at: shared.handle.now(),
-            who: format!("site {site}"),
-            what: format!("orders of other sites: {}", told.join("; ")),
-            generation: None,
-        };
-        ops.push(commit::audit_write(&entry));
-        match shared.engine.txn(ops).await.map_err(failed)? {
-            TxnOutcome::Committed(_) => {
-                shared.metrics.orders_taken.add(some.len() as u64);
-                tracing::info!(%site, orders = told.join("; "), "orders taken");
-            }
-            TxnOutcome::Refused(_) => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-fn describe(target: &OrderTarget, order: &Order) -> String {
-    let site = &order.stamp.site;
-    let at = if site.is_empty() { String::new() } else { format!(" at {site}") };
-    format!("{target}, ordered by {}{at}", order.by)
 }
 
 async fn take_configuration(

@@ -5,12 +5,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
+    commit::copy::read_head,
     engine::{Backoff, Retry},
-    model::Name,
+    model::{Generation, Name},
 };
 use tokio::task::JoinSet;
 
-use super::{ask::ask, instances, join};
+use super::{ENGINE, ask::ask, instances, join};
 use crate::{
     api::SiteState,
     control::{ControlHandle, Shared, drains},
@@ -24,6 +25,7 @@ impl ControlHandle {
     /// Takes part in the exchange between sites until this future is dropped. A site that is new asks the control that it
     /// `joins`.
     pub async fn follow_sites(self, peers: Peers, joins: Option<Peer>) {
+        self.shared.bearers.connect(peers.clone());
         let mut snapshots = self.shared.handle.snapshots();
         let mut following: BTreeMap<Name, tokio::task::AbortHandle> = BTreeMap::new();
         let mut tasks = JoinSet::new();
@@ -78,7 +80,7 @@ async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
             tokio::time::sleep(longest).await;
             continue;
         };
-        match ask(&shared, &peer, &site, last.clone()).await {
+        match ask(&shared, &peer, &site, current(&shared, last.clone()).await).await {
             Ok(state) => {
                 last = Some(state);
                 retry.succeeded();
@@ -89,6 +91,20 @@ async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
             }
         }
     }
+}
+
+/// What a site told last, as far as this site's engine still has it. An engine whose data were put back to an earlier state
+/// has an older configuration, so it is asked for again.
+async fn current(shared: &Shared, last: Option<SiteState>) -> Option<SiteState> {
+    let last = last?;
+    let head = tokio::time::timeout(ENGINE, read_head(shared.engine.as_ref())).await;
+    let has = match head {
+        Ok(Ok(head)) => head.map_or_else(Generation::default, |head| head.generation()),
+        // An engine that is away has lost nothing yet.
+        _ => last.generation,
+    };
+    let generation = if has < last.generation { Generation::default() } else { last.generation };
+    Some(SiteState { generation, ..last })
 }
 
 /// Fetches the verdicts of the other sites whenever this control wants them.

@@ -97,6 +97,12 @@ impl Plan {
         self.generation
     }
 
+    /// True if it contains orders.
+    #[must_use]
+    pub const fn gives_orders(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
     /// True if it changes documents, which only the home may commit. Otherwise it consists of orders.
     #[must_use]
     pub const fn is_commit(&self) -> bool {
@@ -429,16 +435,16 @@ fn planned(
 ) -> Plan {
     let converted: Vec<OrderRecord> = current.unordered().collect();
     let mut orders = Vec::new();
-    for difference in differences.iter().filter(|it| it.id.kind == Kind::Override) {
-        let Ok(name) = difference.id.name.parse() else { continue };
-        let target = OrderTarget::Override(name);
-        let (kind, authority) = match world.get(&difference.id).map(|document| &**document) {
-            Some(Document::Override(it)) => (OrderKind::Override(Box::new(it.clone())), it.authority),
-            _ => (OrderKind::Released, author.authority),
-        };
+    for difference in &differences {
+        let Some((target, kind, authority)) = order_of(current, &world, difference, author) else { continue };
         let record = ordered(current, target, kind, authority, (now, author));
         let expected = current.orders.index(&record.target);
         orders.push((record, expected));
+    }
+    let home = current.generation().site;
+    if home == author.site && orders.len() > MAX_AT_ONCE {
+        // The commit removes these tokens as well.
+        orders.retain(|(record, _)| !matches!(record.target, OrderTarget::Token(_)));
     }
     let mut plan = Plan {
         commit: None,
@@ -449,11 +455,43 @@ fn planned(
         differences,
         world,
     };
-    if plan.differences.iter().any(|it| it.id.kind != Kind::Override) {
+    let is_commit = |it: &Difference| match it.id.kind {
+        Kind::Override => false,
+        // The home removes the document with the order, or with its next commit if the order was given elsewhere.
+        Kind::Token if it.kind == DifferenceKind::Removed => home.is_empty() || home == author.site,
+        _ => true,
+    };
+    if plan.differences.iter().any(is_commit) {
         plan.commit = Some(commit_of(current, &plan, (generation, now), restored_over));
         plan.generation = generation;
     }
     plan
+}
+
+/// The order that makes a difference; `None` if it is a change of documents alone. Overrides are orders always. The
+/// deletion of a token is one where sites are connected, so that no site has to wait for the home to refuse the token,
+/// and a home that replaces this one does not bring it back.
+fn order_of(
+    current: &Stored,
+    world: &World,
+    difference: &Difference,
+    author: Author<'_>,
+) -> Option<(OrderTarget, OrderKind, Authority)> {
+    let name = || difference.id.name.parse().ok();
+    match difference.id.kind {
+        Kind::Override => Some(match world.get(&difference.id).map(|document| &**document) {
+            Some(Document::Override(it)) => {
+                (OrderTarget::Override(name()?), OrderKind::Override(Box::new(it.clone())), it.authority)
+            }
+            _ => (OrderTarget::Override(name()?), OrderKind::Released, author.authority),
+        }),
+        Kind::Token
+            if difference.kind == DifferenceKind::Removed && !current.generation().site.is_empty() =>
+        {
+            Some((OrderTarget::Token(name()?), OrderKind::Deleted, author.authority))
+        }
+        _ => None,
+    }
 }
 
 /// The record of a target with one more order.
@@ -502,8 +540,10 @@ fn commit_of(
         OrderTarget::Override(name) => Some(DocumentId { kind: Kind::Override, name: name.to_string() }),
         _ => None,
     });
-    let converted: Vec<DocumentId> = converted.collect();
-    let changed = configured.iter().map(|it| &it.id).chain(&converted);
+    // So are those with tokens that were deleted by an order.
+    let deleted = current.deleted_tokens().map(|kept| kept.document.id());
+    let without: Vec<DocumentId> = converted.chain(deleted).collect();
+    let changed = configured.iter().map(|it| &it.id).chain(&without);
     let (undo, parts) = history::record(current, &configured, generation).unzip();
     let (shards, written) = shards::after(current, changed, &plan.world, generation);
     let before = current.generation();

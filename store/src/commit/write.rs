@@ -56,7 +56,7 @@ pub async fn commit(
     let mut writes: Vec<(String, Bytes, Index)> = plan
         .orders
         .iter()
-        .map(|(record, expected)| (keys::order(&record.target), bytes_of(record), *expected))
+        .map(|(record, expected)| (keys::order(&record.target), record.to_bytes(), *expected))
         .collect();
     let key = keys::CONFIG_HEAD.to_owned();
     // Orders were checked against the documents, so they are taken only while these are in force.
@@ -77,8 +77,8 @@ pub async fn commit(
     Ok(generation)
 }
 
-fn bytes_of(value: &impl serde::Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("documents and orders have text keys and no failing serialiser").into()
+fn bytes_of(head: &super::Head) -> Bytes {
+    serde_json::to_vec(head).expect("a head has text keys and no failing serialiser").into()
 }
 
 /// Writes the records of overrides that an older version stored as documents, so that the commit may leave those out. They
@@ -93,7 +93,7 @@ async fn convert(
     for some in records.chunks(MAX_AT_ONCE) {
         let write = |record: &&OrderRecord| KvOp::Cas {
             key: keys::order(&record.target),
-            value: bytes_of(record),
+            value: record.to_bytes(),
             expected: Index::default(),
         };
         if let TxnOutcome::Refused(_) = engine.txn(some.iter().map(write).collect()).await? {

@@ -117,7 +117,29 @@ async fn take_in_newest(shared: &Shared, stored: &mut Option<Stored>) -> Result<
             Taken::Refused(format!("it has none, and generation {generation} stays"))
         }));
     }
+    let now = shared.publisher.handle().now();
+    let next = match stored {
+        Some(running) => with_known_orders(running, next, now),
+        None => next,
+    };
     Ok(take_in(shared, stored, next).await)
+}
+
+/// A configuration that was read, with the orders that this node runs where the engine has older ones: its data were
+/// put back to an earlier state. An order that was taken holds until a later one ends it; a control writes it to the
+/// engine again. After a restore the orders of the backup hold.
+fn with_known_orders(running: &Stored, next: Stored, now: Moment) -> Stored {
+    if next.is_restored_over(running) {
+        return next;
+    }
+    let mut orders = next.orders().clone();
+    let lost = orders.merge_at(running.orders().records(), now);
+    if lost.is_empty() {
+        return next;
+    }
+    let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
+    tracing::warn!(orders = lost.join(", "), "the engine has lost orders that this node knows; they stay");
+    next.with_orders(orders)
 }
 
 /// Waits until a moment; for ever if there is none.
@@ -175,7 +197,8 @@ fn publish(shared: &Shared, stored: &Stored) -> Option<Moment> {
     let handle = shared.publisher.handle();
     let InEffect { world, switches, without, until } = stored.in_effect(handle.now());
     let mut snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
-    snapshot.orders = OrdersInForce { digest: stored.orders().digest(), switches, without };
+    let all = Arc::new(stored.orders().clone());
+    snapshot.orders = OrdersInForce { digest: all.digest(), all, switches, without };
     snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.borrow().clone());
     shared.publisher.publish_snapshot(Arc::new(snapshot));
     until
@@ -204,15 +227,19 @@ mod tests {
         follow::{Identity, Options, start},
         geo::tests::small,
         model::{Moment, parse},
+        testing::two_sites,
     };
 
     async fn commit_a_site(engine: &dyn Engine) {
-        let documents = parse("t.yaml", "kind: Site\nname: bj\n").unwrap();
-        let changes = documents.into_iter().map(Change::Put).collect();
+        apply(engine, "kind: Site\nname: bj\n").await;
+    }
+
+    async fn apply(engine: &dyn Engine, text: &str) {
+        let changes = parse("t.yaml", text).unwrap().into_iter().map(Change::Put).collect();
         let author = crate::testing::author();
         let stored = commit::read(engine, None).await.unwrap();
         let Planned::Changed(planned) = plan(&stored, changes, Moment(1), author).unwrap() else {
-            panic!("a new site is a change")
+            panic!("a change")
         };
         let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
         commit::commit(engine, *planned, entry).await.unwrap();
@@ -239,5 +266,33 @@ mod tests {
         geo.send_replace(None);
         snapshots.wait_for(|it| seen(it) == Some((1, false))).await.unwrap();
         follower.leave().await;
+    }
+
+    #[tokio::test]
+    async fn an_order_that_the_engine_has_lost_stays_until_a_restore() {
+        let engine = embedded::Embedded::in_memory(embedded::Options::default()).await;
+        apply(engine.as_ref(), &two_sites("{ bj: { a: [192.0.2.1] }, sh: { a: [192.0.2.2] } }")).await;
+        let without = commit::read(engine.as_ref(), None).await.unwrap();
+        let work = "kind: Override\nname: work\ntarget: { site: bj }\nstate: drain\nowner: o\nreason: r\n";
+        apply(engine.as_ref(), work).await;
+        let running = commit::read(engine.as_ref(), None).await.unwrap();
+        let kept = with_known_orders(&running, without.clone(), Moment(3));
+        assert!(kept.orders().agree(running.orders()), "the engine was put back to an earlier state");
+        let other = embedded::Embedded::in_memory(embedded::Options::default()).await;
+        let empty = commit::read(other.as_ref(), None).await.unwrap();
+        let backup = commit::plan_restore(
+            &empty,
+            without.generation(),
+            Vec::new(),
+            Moment(3),
+            crate::testing::author(),
+        );
+        let entry = AuditEntry { at: Moment(3), who: "t".into(), what: "t".into(), generation: None };
+        commit::commit(other.as_ref(), backup.unwrap(), entry).await.unwrap();
+        let restored = commit::read(other.as_ref(), None).await.unwrap();
+        assert!(
+            with_known_orders(&running, restored, Moment(4)).orders().is_empty(),
+            "the backup has no order"
+        );
     }
 }

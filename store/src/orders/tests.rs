@@ -237,3 +237,48 @@ proptest! {
         prop_assert_eq!(&effects[1], &effects[2]);
     }
 }
+
+#[test]
+fn a_record_is_outdated_a_month_after_its_orders_ended() {
+    const DAY: u64 = 24 * 60 * 60 * 1_000;
+    let given = Moment(1_795_000_000_000);
+    let days = |days: u64| Moment(given.0 + days * DAY);
+    let record = |kind: OrderKind| {
+        let mut record = OrderRecord::empty(target());
+        record.take(Order::new(
+            &target(),
+            1,
+            SiteTag::NONE,
+            OrderContent { at: given, ..content(kind, Authority::Human) },
+        ));
+        record
+    };
+    let released = record(OrderKind::Released);
+    assert_eq!([29, 31].map(|it| released.is_outdated(days(it))), [false, true]);
+    let in_force = record(work("bj", "down"));
+    assert!(!in_force.is_outdated(days(400)), "an order that is in force is never forgotten");
+    let OrderKind::Override(mut bounded) = work("bj", "down") else { panic!("an override") };
+    bounded.expires = jiff::Timestamp::from_millisecond(days(10).0 as i64).ok();
+    let bounded = record(OrderKind::Override(bounded));
+    assert_eq!([39, 41].map(|it| bounded.is_outdated(days(it))), [false, true]);
+    assert!(!record(OrderKind::Switch(Colour::Green)).is_outdated(days(400)));
+}
+
+#[test]
+fn a_record_that_was_forgotten_does_not_come_back_and_one_that_is_held_is_ended() {
+    let old = Moment(1_795_000_000_000);
+    let now = old.after(REMEMBERED * 2);
+    let mut ended = OrderRecord::empty(target());
+    let at = |kind: OrderKind| OrderContent { at: old, ..content(kind, Authority::Human) };
+    ended.take(Order::new(&target(), 2, SiteTag::NONE, at(OrderKind::Released)));
+    let mut orders = Orders::default();
+    assert!(orders.merge_at([&ended], now).is_empty());
+    let mut held = OrderRecord::empty(target());
+    held.take(Order::new(&target(), 1, SiteTag::NONE, at(work("bj", "down"))));
+    orders.put(held, Index::default());
+    assert_eq!(
+        orders.merge_at([&ended], now),
+        [target()],
+        "a site that was away for long obeys the end of its order"
+    );
+}

@@ -166,3 +166,61 @@ async fn a_damaged_record_has_no_effect_and_is_replaced_by_the_next_order() {
     let error = read(engine.0.as_ref(), None).await.unwrap_err();
     assert!(matches!(error, ReadError::Newer { .. }), "{error}");
 }
+
+const TOKEN: &str = "kind: Token\nname: ci\nrole: automation\nsecret_sha256: \
+                     0000000000000000000000000000000000000000000000000000000000000001\n";
+
+/// An engine of the site `bj`, which is the home.
+async fn home() -> Engine {
+    let control = "name: bj\ncontrol: { urls: [\"https://192.0.2.1:8580\"], token_file: /t }\n";
+    Engine::with(&format!("{}---\n{TOKEN}", documents().replace("name: bj\n", control))).await
+}
+
+impl Engine {
+    async fn delete_token(&self, at: &str) -> Stored {
+        let id = DocumentId { kind: Kind::Token, name: "ci".into() };
+        let author = Author { site: at.parse().unwrap(), ..author() };
+        let planned = plan(&self.stored().await, vec![Change::Delete(id)], LATER, author).unwrap();
+        let Planned::Changed(plan) = planned else { panic!("a change") };
+        let entry = AuditEntry { at: LATER, who: "t".into(), what: "t".into(), generation: None };
+        commit(self.0.as_ref(), *plan, entry).await.unwrap();
+        self.stored().await
+    }
+}
+
+#[tokio::test]
+async fn the_deletion_of_a_token_is_an_order_at_every_site_and_the_next_commit_of_the_home_removes_it() {
+    let engine = home().await;
+    let before = engine.stored().await.generation();
+    assert_eq!(before.to_string(), "1.1@bj");
+    let id = DocumentId { kind: Kind::Token, name: "ci".into() };
+    // Given at another site, it makes no generation and has its effect at once.
+    let stored = engine.delete_token("sh").await;
+    assert_eq!((stored.generation(), stored.get(&id)), (before, None));
+    assert_eq!(stored.in_effect(LATER).world.tokens().count(), 0);
+    assert!(stored.has_deleted_token(&"ci".parse().unwrap()));
+    engine.apply("kind: Vantage\nname: v\n", Authority::Human, LATER).await.unwrap();
+    assert!(!engine.stored().await.has_deleted_token(&"ci".parse().unwrap()), "the document is gone");
+    // A token of that name is another one when it is written later.
+    engine.apply(TOKEN, Authority::Human, LATER).await.unwrap();
+    assert!(engine.stored().await.get(&id).is_some());
+    assert_eq!(engine.stored().await.in_effect(LATER).world.tokens().count(), 1);
+}
+
+#[tokio::test]
+async fn a_token_deleted_at_the_home_stays_deleted_at_a_site_that_takes_its_place() {
+    let engine = home().await;
+    let copied = engine.stored().await;
+    let stored = engine.delete_token("bj").await;
+    assert_eq!(stored.generation().to_string(), "1.2@bj", "the home removes the document as well");
+    // The other site has the orders, and a configuration in which the token still is.
+    let promoted = copied.with_orders(stored.orders().clone());
+    assert_eq!(promoted.in_effect(LATER).world.tokens().count(), 0);
+}
+
+#[tokio::test]
+async fn where_no_sites_are_connected_the_deletion_of_a_token_is_a_commit_and_no_order() {
+    let engine = Engine::with(&format!("{}---\n{TOKEN}", documents())).await;
+    let stored = engine.delete_token("bj").await;
+    assert_eq!((stored.generation().number, stored.orders().len()), (2, 0));
+}
