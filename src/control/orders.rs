@@ -10,18 +10,20 @@ use std::{sync::Arc, time::Duration};
 use store::{
     commit::{self, AuditEntry, ReadError},
     engine::{
-        EngineError, KvOp, Retry, TxnOutcome,
+        EngineError, Index, KvOp, Retry, TxnOutcome,
         follower::{Follower, News, Watched},
     },
     keys,
     model::{InputError, Moment},
-    orders::{MAX_AT_ONCE, MAX_ORDERS, Order, OrderRecord, OrderTarget, Orders},
+    orders::{MAX_AT_ONCE, MAX_ORDERS, Order, OrderRecord, OrderTarget, Orders, VERSION},
 };
 
 use super::{SeenSites, Shared};
 
 /// How often records that have ended are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How soon that is tried again after a failure.
+const TIDY_AGAIN: Duration = Duration::from_secs(2);
 /// The longest wait for a change of the orders.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// A site that has not answered for longer is not seen.
@@ -122,8 +124,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 continue;
             },
             Ok(()) = snapshots.changed() => {}
-            _ = forget.tick() => if let Err(error) = forget_outdated(&shared).await {
-                tracing::debug!(%error, "orders that ended long ago could not be removed");
+            _ = forget.tick() => if let Err(error) = tidy(&shared).await {
+                tracing::debug!(%error, "the orders could not be tidied up");
+                forget.reset_after(TIDY_AGAIN);
             },
         }
         while let Err(error) = write_lost(&shared).await {
@@ -150,6 +153,16 @@ async fn write_lost(shared: &Shared) -> Result<(), NotWritten> {
     let known: Vec<&OrderRecord> = snapshot.orders.all.records().collect();
     add(shared, &who, "orders that the engine had lost", known).await?;
     Ok(())
+}
+
+/// Sees to it that the prefix of the orders has a key, and that it has no records of orders that ended long ago.
+async fn tidy(shared: &Shared) -> Result<(), NotWritten> {
+    let key = keys::ORDERS_FORM.to_owned();
+    if shared.engine.kv_get(&key, None).await?.value.is_none() {
+        let value = format!("{{\"v\":{VERSION}}}").into();
+        shared.engine.txn(vec![KvOp::Cas { key, value, expected: Index::default() }]).await?;
+    }
+    forget_outdated(shared).await
 }
 
 /// Removes the records of orders that ended long ago.
@@ -198,7 +211,10 @@ pub(super) fn unseen(sites: &SeenSites, order: &str, now: Moment) -> Vec<InputEr
 
 #[cfg(test)]
 mod tests {
-    use store::model::{Authority, Document};
+    use store::{
+        engine::Engine as _,
+        model::{Authority, Document},
+    };
 
     use super::*;
     use crate::{
@@ -254,6 +270,18 @@ mod tests {
         let left = commit::read_orders(fixture.engine.as_ref()).await.unwrap();
         let left: Vec<String> = left.records().map(|it| it.target.to_string()).collect();
         assert_eq!(left, ["Override work"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_prefix_of_the_orders_always_has_a_key_so_the_first_order_is_noticed_at_once() {
+        let fixture = Fixture::start().await;
+        let shared = fixture.shared("c1");
+        for _ in 0..2 {
+            tidy(&shared).await.unwrap();
+        }
+        let all = fixture.engine.kv_keys(keys::ORDERS).await.unwrap();
+        assert_eq!(all, [keys::ORDERS_FORM]);
+        assert!(commit::read_orders(fixture.engine.as_ref()).await.unwrap().is_empty());
     }
 
     #[test]

@@ -374,7 +374,7 @@ pub async fn read_for_restore(engine: &dyn Engine) -> Result<Stored, ReadError> 
 pub async fn read_orders(engine: &dyn Engine) -> Result<Orders, ReadError> {
     let entries = engine.kv_list(keys::ORDERS, None).await?.value;
     let mut orders = Orders::default();
-    for entry in entries {
+    for entry in entries.into_iter().filter(|entry| entry.key != keys::ORDERS_FORM) {
         let read = parse::<OrderRecord>(&entry.key, &entry.value);
         let checked = read.and_then(|record| match record.check() {
             Ok(()) if keys::order(&record.target) == entry.key => Ok(record),

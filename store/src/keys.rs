@@ -40,6 +40,9 @@ pub const JOURNAL: &str = "waypost/journal/";
 pub const HISTORY: &str = "waypost/history/";
 /// The orders: one record per target.
 pub const ORDERS: &str = "waypost/orders/";
+/// A key that is always below [`ORDERS`]: engines wake the readers of a prefix without keys at every write, so they read it
+/// once a second only, and would notice the first order late.
+pub const ORDERS_FORM: &str = "waypost/orders/form";
 /// The shares of full sites' clients that are sent elsewhere.
 pub const OVERFLOW: &str = "waypost/overflow";
 /// Where what other sites tell of their instances is to be found, and how fresh it is: see [`crate::remote`].
