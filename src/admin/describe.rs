@@ -17,7 +17,10 @@ use utoipa::{
     },
 };
 
-use super::{Caller, JsonBody, Problem, QueryParams, sites::SiteCaller};
+use super::{
+    Caller, JsonBody, Problem, QueryParams,
+    sites::{SiteBody, SiteCaller},
+};
 use crate::api;
 
 /// The description of one operation in the document.
@@ -73,6 +76,13 @@ impl<T> Input for Path<T> {}
 impl Input for RawQuery {}
 
 impl<T: ToSchema> Input for JsonBody<T> {
+    fn describe(operation: &mut Description) {
+        let schema = operation.schema::<T>();
+        operation.takes("application/json", schema);
+    }
+}
+
+impl<T: ToSchema> Input for SiteBody<T> {
     fn describe(operation: &mut Description) {
         let schema = operation.schema::<T>();
         operation.takes("application/json", schema);

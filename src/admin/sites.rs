@@ -4,14 +4,16 @@ use std::{convert::Infallible, time::Instant};
 
 use axum::{
     Json,
-    extract::{FromRequestParts, Request, State},
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, request::Parts},
     middleware::Next,
     response::Response,
 };
+use serde::de::DeserializeOwned;
 use store::model::Name;
 
-use super::{Admin, Caller, JsonBody, Problem};
+use super::{Admin, Caller, MAX_BODY, Problem};
 use crate::{
     api::{
         ChangeAtHome, DrainAnswer, DrainsAnswer, DrainsQuery, ExchangeAnswer, ExchangeQuery, HomeAnswer,
@@ -21,7 +23,7 @@ use crate::{
     certificate::clients::ClientCertificate,
     sites::{
         caller::{Refusal, Said, calling_site},
-        exchange::{FOR_HEADER, ROOT, SITE_HEADER, VERSION, VERSION_HEADER, Version},
+        exchange::{FOR_HEADER, ROOT, SITE_HEADER, VERSION, VERSION_HEADER, Version, claimed},
     },
 };
 
@@ -50,6 +52,31 @@ impl FromRequestParts<Admin> for SiteCaller {
     }
 }
 
+/// What the control of another site sends. It is refused whole if it is not what is expected, with the reason, and counted.
+#[derive(Debug)]
+pub(super) struct SiteBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Admin> for SiteBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, admin: &Admin) -> Result<Self, Problem> {
+        let read = match Bytes::from_request(request, admin).await {
+            Ok(body) => serde_json::from_slice(&body).map(Self).map_err(|error| match claimed(&body) {
+                Some(version) if version > VERSION => Refusal::Newer(version),
+                _ => Refusal::Malformed(format!("the request cannot be read: {error}")),
+            }),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Refusal::TooLarge(MAX_BODY))
+            }
+            Err(rejection) => Err(Refusal::Malformed(rejection.body_text())),
+        };
+        read.map_err(|refusal| {
+            admin.note_refused_site("the control of another site", &refusal);
+            refusal.into()
+        })
+    }
+}
+
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).map(|it| it.to_str().unwrap_or_default())
 }
@@ -73,7 +100,8 @@ impl From<Refusal> for Problem {
         let status = match refusal {
             Refusal::NoToken | Refusal::UnknownToken => StatusCode::UNAUTHORIZED,
             Refusal::NotForThisSite { .. } => StatusCode::MISDIRECTED_REQUEST,
-            Refusal::Newer(_) | Refusal::Malformed => StatusCode::BAD_REQUEST,
+            Refusal::Newer(_) | Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
+            Refusal::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             _ => StatusCode::FORBIDDEN,
         };
         Self::new(status, refusal.to_string())
@@ -104,7 +132,7 @@ pub(super) async fn identity(
 pub(super) async fn exchange(
     State(admin): State<Admin>,
     SiteCaller(_): SiteCaller,
-    JsonBody(query): JsonBody<ExchangeQuery>,
+    SiteBody(query): SiteBody<ExchangeQuery>,
 ) -> Result<Json<ExchangeAnswer>, Problem> {
     Ok(Json(admin.control.exchange(query).await?))
 }
@@ -113,7 +141,7 @@ pub(super) async fn exchange(
 pub(super) async fn shards(
     State(admin): State<Admin>,
     SiteCaller(_): SiteCaller,
-    JsonBody(query): JsonBody<ShardsQuery>,
+    SiteBody(query): SiteBody<ShardsQuery>,
 ) -> Result<Json<ShardsAnswer>, Problem> {
     Ok(Json(admin.control.shards(query).await?))
 }
@@ -122,7 +150,7 @@ pub(super) async fn shards(
 pub(super) async fn change(
     State(admin): State<Admin>,
     SiteCaller(site): SiteCaller,
-    JsonBody(asked): JsonBody<ChangeAtHome>,
+    SiteBody(asked): SiteBody<ChangeAtHome>,
 ) -> Json<HomeAnswer> {
     Json(admin.change_for(site.as_str(), asked).await)
 }
@@ -131,7 +159,7 @@ pub(super) async fn change(
 pub(super) async fn instances(
     State(admin): State<Admin>,
     SiteCaller(_): SiteCaller,
-    JsonBody(query): JsonBody<InstancesQuery>,
+    SiteBody(query): SiteBody<InstancesQuery>,
 ) -> Json<InstancesAnswer> {
     Json(admin.control.instances(query).await)
 }
@@ -148,7 +176,7 @@ pub(super) async fn bearers(
 pub(super) async fn drains(
     State(admin): State<Admin>,
     SiteCaller(site): SiteCaller,
-    JsonBody(query): JsonBody<DrainsQuery>,
+    SiteBody(query): SiteBody<DrainsQuery>,
 ) -> Result<Json<DrainsAnswer>, Problem> {
     Ok(Json(admin.control.drains_for(&site, query).await?))
 }
@@ -157,7 +185,7 @@ pub(super) async fn drains(
 pub(super) async fn drain(
     State(admin): State<Admin>,
     SiteCaller(site): SiteCaller,
-    JsonBody(asked): JsonBody<PassedOnDrain>,
+    SiteBody(asked): SiteBody<PassedOnDrain>,
 ) -> Json<DrainAnswer> {
     Json(admin.control.drain_passed_on(&site, asked).await)
 }

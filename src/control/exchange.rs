@@ -17,6 +17,8 @@ pub(super) mod lost;
 mod nodes;
 mod promote;
 mod pull;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

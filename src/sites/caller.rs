@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The reasons of refusals as the metric has them, in the order of [`Refusal::index`].
-pub const REFUSALS: [&str; 12] = [
+pub const REFUSALS: [&str; 13] = [
     "no_token",
     "unknown_token",
     "role",
@@ -27,6 +27,7 @@ pub const REFUSALS: [&str; 12] = [
     "not_for_this_site",
     "newer_version",
     "malformed",
+    "too_large",
 ];
 
 /// Why a caller is refused.
@@ -72,8 +73,10 @@ pub enum Refusal {
     },
     /// The request has a newer version of the exchange.
     Newer(u32),
-    /// The version of the exchange is no number.
-    Malformed,
+    /// The version of the exchange is no number, or the body cannot be read; what is wrong.
+    Malformed(String),
+    /// The body has more octets than this.
+    TooLarge(usize),
 }
 
 impl Refusal {
@@ -92,7 +95,8 @@ impl Refusal {
             Self::OtherCertificate { .. } => 8,
             Self::NotForThisSite { .. } => 9,
             Self::Newer(_) => 10,
-            Self::Malformed => 11,
+            Self::Malformed(_) => 11,
+            Self::TooLarge(_) => 12,
         }
     }
 }
@@ -145,9 +149,8 @@ impl fmt::Display for Refusal {
                 "the request has version {version} of the exchange between sites, and this control knows 1 to {VERSION}: \
                  update it first"
             ),
-            Self::Malformed => {
-                write!(f, "the version of the exchange is not a whole number from 1 to {VERSION}")
-            }
+            Self::Malformed(what) => f.write_str(what),
+            Self::TooLarge(most) => write!(f, "the request has more than {most} octets"),
         }
     }
 }
@@ -208,7 +211,10 @@ fn about_request(said: Said<'_>, own: &Name) -> Result<(), Refusal> {
     }
     match said.version.map(str::parse) {
         None | Some(Ok(1..=VERSION)) => Ok(()),
-        Some(Ok(0) | Err(_)) => Err(Refusal::Malformed),
+        Some(Ok(0) | Err(_)) => {
+            let what = format!("the version of the exchange is not a whole number from 1 to {VERSION}");
+            Err(Refusal::Malformed(what))
+        }
         Some(Ok(newer)) => Err(Refusal::Newer(newer)),
     }
 }
@@ -293,7 +299,9 @@ mod tests {
             assert!(refusal.to_string().contains(words), "{words}: {refusal}");
             reasons.push(refusal.index());
         }
-        assert_eq!(reasons, (0..REFUSALS.len()).collect::<Vec<_>>());
+        // The size is that of the body, which is read later.
+        assert_eq!(reasons, (0..Refusal::TooLarge(0).index()).collect::<Vec<_>>());
+        assert_eq!(Refusal::TooLarge(0).index() + 1, REFUSALS.len());
         for other in [token(Role::Control, None), Identity::First] {
             assert!(matches!(asked(&other, &plain, none), Err(Refusal::Role { .. })));
         }

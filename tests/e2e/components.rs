@@ -63,6 +63,18 @@ impl Components {
         }
     }
 
+    /// As [`Components::needs_namespaces`], and the test gets Consul.
+    pub fn needs_namespaces_and_consul(
+        &self,
+        name: &str,
+        test: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        match &self.namespaces {
+            Ok(_) => self.needs_consul(name.to_owned(), test),
+            Err(_) => needs("what namespaces take", &self.namespaces, name.to_owned(), |_| Ok(())),
+        }
+    }
+
     pub fn needs_consul(
         &self,
         name: String,
@@ -187,7 +199,7 @@ fn zone_checkers() -> Result<PathBuf, String> {
 
 /// Tried, since a container may have the programs and not the right. Gives `ip`.
 fn namespaces() -> Result<PathBuf, String> {
-    for program in ["iptables", "openssl", "python3"] {
+    for program in ["iptables", "openssl", "python3", "setpriv"] {
         on_path(program)?;
     }
     let ip = on_path("ip")?;

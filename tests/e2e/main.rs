@@ -13,10 +13,14 @@
     reason = "a test binary"
 )]
 
+mod across;
+mod asking;
 mod bad_input;
 mod cli;
 mod components;
 mod crash;
+mod cut;
+mod dark;
 mod differential;
 mod doubt;
 mod drain;
@@ -33,8 +37,10 @@ mod idle;
 mod instance;
 mod logging;
 mod names;
+mod network;
 mod old_layout;
 mod outage;
+mod partitions;
 mod peers;
 mod registry;
 mod reread;
@@ -42,11 +48,14 @@ mod rig;
 mod security;
 mod several;
 mod sites;
+mod sites_rig;
 mod stale;
 mod starts;
 mod status;
+mod steps;
 mod stored;
 mod takeover;
+mod three_sites;
 mod tokens;
 mod tools;
 mod two_sites;
@@ -132,5 +141,11 @@ fn main() -> ExitCode {
     trials.extend(tools::trials(&components));
     trials.extend(two_sites::trials(&components));
     trials.extend(zones::trials(&components));
+    trials.extend(across::trials(&components));
+    trials.extend(cut::trials(&components));
+    trials.extend(dark::trials(&components));
+    trials.extend(partitions::trials(&components));
+    trials.extend(steps::trials(&components));
+    trials.extend(three_sites::trials(&components));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

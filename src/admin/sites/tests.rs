@@ -237,6 +237,25 @@ async fn a_request_for_another_site_or_of_a_newer_version_is_refused() {
 }
 
 #[tokio::test]
+async fn a_question_that_is_huge_malformed_or_of_a_newer_version_is_refused_and_counted() {
+    let server = Server::start(None).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let huge = format!("{{\"v\":1{}}}", " ".repeat(MAX_BODY));
+    for (body, status, reason, count, words) in [
+        (huge.as_str(), 413, "too_large", 1, "more than 33554432 octets"),
+        ("{\"v\":1", 400, "malformed", 1, "cannot be read: EOF"),
+        ("{\"v\":1,\"last\":{\"generation\":7}}", 400, "malformed", 2, "cannot be read: invalid type"),
+        ("{\"v\":2,\"who\":\"sh\"}", 400, "newer_version", 1, "has version 2 of the exchange"),
+    ] {
+        let request = client.post(format!("{}/v1/sites/exchange", server.url)).bearer_auth(secret("sh"));
+        let answer = request.body(body.to_owned()).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), server.refused(reason)), (status, count), "{reason}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_new_site_finds_out_which_site_it_calls() {
     let server = Server::start(BJ).await;
     let ours = &server.authority;

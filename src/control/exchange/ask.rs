@@ -27,7 +27,7 @@ pub(super) async fn ask(
     site: &Name,
     last: Option<SiteState>,
 ) -> Result<SiteState, String> {
-    let query = ExchangeQuery { v: Version, last };
+    let query = ExchangeQuery { v: Version, last: last.clone() };
     let answer: ExchangeAnswer = match peer.call(PATH, &query, DEADLINE, MAX_ANSWER).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -59,7 +59,7 @@ pub(super) async fn ask(
             seen.orders = orders;
         }
     });
-    let taken = copy::take(shared, peer, site, answer).await;
+    let taken = copy::take(shared, peer, site, answer).await.and(goes_on(last.as_ref(), &state));
     shared.sites.change(site, |seen| seen.refused = taken.as_ref().err().map(ToString::to_string));
     match taken {
         Ok(()) => Ok(state),
@@ -68,5 +68,17 @@ pub(super) async fn ask(
             Err(error.to_string())
         }
         Err(error @ NotTaken::Failed(_)) => Err(error.to_string()),
+    }
+}
+
+/// The generations of a site only grow. One that is older than before comes from an engine that was set back, which has to
+/// be seen; that site takes the newer one from the others.
+fn goes_on(last: Option<&SiteState>, now: &SiteState) -> Result<(), NotTaken> {
+    match last.map(|it| it.generation) {
+        Some(before) if now.generation < before => Err(NotTaken::Refused(format!(
+            "generation {} is older than {before}, which this site told before: its engine was set back",
+            now.generation
+        ))),
+        _ => Ok(()),
     }
 }
