@@ -77,6 +77,7 @@ async fn run(cli: Cli) -> Outcome {
             match demo::run(options).await {
                 Ok(code) if code == ExitCode::SUCCESS => Ok(()),
                 Ok(_) => Err(Failure::Failed(String::new())),
+                Err(demo::DemoError::Usage(said)) => Err(Failure::Wrong(said)),
                 Err(error) => Err(Failure::failed(error)),
             }
         }

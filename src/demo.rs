@@ -1,9 +1,11 @@
 //! `waypost demo`: the main job on one machine, every part a process of its own.
 //!
-//! Two sites on loopback addresses, a gateway each, three back ends each, three vantages, DNS, control and the
-//! engine, all children of this process and of this binary, configured as an operator would configure them: node
-//! configurations on disk, documents applied through the admin API. Any of them can be killed, to see what happens.
+//! Two whole sites on loopback addresses, each with an engine, control, DNS, a gateway, a prober and three back ends, and a
+//! third vantage outside. All are children of this process and of this binary, configured as an operator would configure
+//! them: node configurations on disk, documents applied through the admin API of the first site, which the second joins.
+//! Any of them can be killed, also a whole site, to see what happens. The sites talk plain HTTP, as only loopback may.
 
+mod addresses;
 pub mod backend;
 pub mod client;
 mod error;
@@ -11,7 +13,9 @@ mod layout;
 pub mod load;
 mod ports;
 mod processes;
+mod stage;
 mod tour;
+mod whole_site;
 mod world;
 
 use std::process::ExitCode;
@@ -62,29 +66,44 @@ async fn terminal_gone() {
 }
 
 fn print_guide(layout: &Layout) {
-    let Layout { dns, admin, engine, service, sites, processes, .. } = layout;
-    outln!("Waypost demo: two sites on this machine, every part a process of its own.\n");
-    outln!("  DNS      {dns}\n  admin    {admin}\n  engine   {engine}\n");
-    for site in sites {
-        outln!("  site {}   gateway {} (pid {})", site.name, site.gateway.address, site.gateway.pid);
-        for instance in &site.instances {
+    let Layout { service, sites, processes, .. } = layout;
+    outln!("Waypost demo: two sites on this machine, every part a process of its own.");
+    for SiteLayout { name, dns, admin, engine, gateway, instances } in sites {
+        outln!(
+            "\n  site {name}   DNS      {dns}\n            admin    {admin}\n            engine   {engine}"
+        );
+        outln!("            gateway  {} (pid {})", gateway.address, gateway.pid);
+        for instance in instances {
             outln!("            {:<12} {} (pid {})", instance.id, instance.address, instance.pid);
         }
     }
-    let (Some(near), Some(process)) = (sites.first(), processes.iter().find(|it| it.role == "gateway"))
+    let (Some(near), Some(far), Some(process)) =
+        (sites.first(), sites.get(1), processes.iter().find(|it| it.role == "gateway"))
     else {
         return;
     };
     let Some(instance) = near.instances.first() else { return };
     // The path by which this process was started: there may be no `waypost` on the PATH yet.
     let waypost = std::env::args().next().unwrap_or_else(|| "waypost".to_owned());
+    let (dns, admin, name) = (near.dns, &near.admin, &near.name);
     outln!("\nTry, in another terminal:\n");
     outln!("  dig @{} -p {} {}", dns.ip(), dns.port(), service.host);
     outln!("  curl -H 'Host: {}' http://{}/", service.host, near.gateway.address);
     outln!("  {waypost} status --server {admin}");
     outln!("  {waypost} explain {} --client 127.0.0.1 --server {admin}", service.host);
-    outln!("  kill -9 {}   # the gateway of {}: ask DNS again", near.gateway.pid, near.name);
+    outln!("  kill -9 {}   # the gateway of {name}: ask DNS again", near.gateway.pid);
     outln!("  {waypost} run --config {}   # and back", process.config.display());
     outln!("  {waypost} drain instance {} {} --wait --server {admin}", service.name, instance.id);
+    let nodes = processes.iter().filter(|it| it.site.as_ref() == Some(name)).map(|it| it.pid);
+    let pids: Vec<String> =
+        nodes.chain(near.instances.iter().map(|it| it.pid)).map(|it| it.to_string()).collect();
+    outln!("  kill -9 {}   # all of {name}", pids.join(" "));
+    outln!(
+        "  dig @{} -p {} {}   # what {} answers then",
+        far.dns.ip(),
+        far.dns.port(),
+        service.host,
+        far.name
+    );
     outln!("\nIn a browser: {admin}/   Ctrl-C ends it all.");
 }

@@ -87,15 +87,15 @@ pub(super) enum Command {
     },
     /// Run two sites on this machine, to try everything out.
     #[command(
-        after_help = "Examples:\n  waypost demo\n  waypost demo --tour\n  waypost demo --consul http://127.0.0.1:8500"
+        after_help = "Examples:\n  waypost demo\n  waypost demo --tour\n  waypost demo --consul http://10.1.0.11:8500 --consul http://10.2.0.11:8500"
     )]
     Demo {
-        /// Address on which DNS listens.
+        /// Address on which DNS of the first site listens; the second site has the same port on 127.0.2.1.
         #[arg(long, default_value = "127.0.0.1:5300", value_name = "ADDR")]
         dns: SocketAddr,
-        /// Use this Consul agent instead of the embedded engine.
+        /// Use Consul agents instead of embedded engines: repeat the option, once for each site.
         #[arg(long, value_name = "URL", value_parser = parse_url)]
-        consul: Option<String>,
+        consul: Vec<String>,
         /// Play every scene once, print what was measured, and end.
         #[arg(long)]
         tour: bool,

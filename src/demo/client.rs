@@ -18,7 +18,7 @@ use store::health::State;
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::error::DemoError;
-use crate::api::{Applied, Apply, FileText, Status};
+use crate::api::{Applied, Apply, FileText, Status, TargetStatus};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -119,8 +119,26 @@ impl Admin {
     /// When they are refused or control does not answer.
     pub async fn apply(&self, file: &str, text: &str) -> Result<(), DemoError> {
         let file = FileText { name: file.to_owned(), text: text.to_owned() };
+        let order = Apply { files: vec![file], prune: false, order: false };
+        self.post::<Applied>("/v1/apply", &order).await.map(drop)
+    }
+
+    /// Gives an order: an override that is in no file.
+    ///
+    /// # Errors
+    /// When it is refused or control does not answer.
+    pub async fn order(&self, text: &str) -> Result<(), DemoError> {
+        let file = FileText { name: "order".to_owned(), text: text.to_owned() };
         let order = Apply { files: vec![file], prune: false, order: true };
         self.post::<Applied>("/v1/apply", &order).await.map(drop)
+    }
+
+    /// Sends a DELETE.
+    ///
+    /// # Errors
+    /// When control does not answer with success.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, DemoError> {
+        Self::read(self.client.delete(format!("{}{path}", self.url))).await
     }
 
     /// Sends a GET.
@@ -150,13 +168,16 @@ impl Admin {
         serde_json::from_str(&text).map_err(|error| DemoError::Admin(format!("control: {error} in {text:?}")))
     }
 
-    /// True when the targets of every site are up.
+    /// True when the targets of every site are up, as every vantage sees them.
     ///
     /// # Errors
     /// When control does not answer with success.
     pub async fn all_up(&self) -> Result<bool, DemoError> {
         let status: Status = self.get("/v1/status").await?;
-        let count = |state| status.targets.iter().filter(|target| target.verdict.state == state).count();
-        Ok(count(State::Up) >= super::world::SITES.len() && count(State::Down) == 0)
+        let agree = |target: &TargetStatus| {
+            let seen = target.observations.values().filter(|it| it.fresh && it.state == "up").count();
+            target.verdict.state == State::Up && seen == status.vantages.len()
+        };
+        Ok(status.targets.len() == super::addresses::SITES.len() && status.targets.iter().all(agree))
     }
 }

@@ -13,6 +13,9 @@ pub enum DemoError {
         /// Why it failed.
         error: std::io::Error,
     },
+    /// The options do not fit together.
+    #[error("{0}")]
+    Usage(String),
     /// A requested address is in use.
     #[error("cannot use {address} for {by}: {error}")]
     AddressInUse {

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Options {
     /// Print one line of JSON ([`Layout`]) instead of a guide.
     pub json: bool,
-    /// Where DNS listens; port 0 takes a free one.
+    /// Where DNS of the first site listens; port 0 takes a free one. The other sites use the same port at addresses of
+    /// their own.
     pub dns: SocketAddr,
-    /// A Consul agent to use instead of the embedded engine.
-    pub consul: Option<String>,
+    /// The Consul agents to use instead of embedded engines, one for each site; empty: embedded engines.
+    pub consul: Vec<String>,
     /// Play every scene once, print what was measured, and end.
     pub tour: bool,
 }
@@ -20,11 +21,11 @@ pub struct Options {
 /// The parts of a running demo and their addresses; `--json` prints it as one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Layout {
-    /// Where DNS answers.
+    /// Where DNS of the first site answers.
     pub dns: SocketAddr,
-    /// The admin API.
+    /// The admin API of the first site.
     pub admin: String,
-    /// The engine's HTTP API.
+    /// The HTTP API of the first site's engine.
     pub engine: String,
     /// The zone.
     pub zone: String,
@@ -54,6 +55,12 @@ pub struct ServiceLayout {
 pub struct SiteLayout {
     /// Its name.
     pub name: String,
+    /// Where its DNS answers.
+    pub dns: SocketAddr,
+    /// Its admin API.
+    pub admin: String,
+    /// The HTTP API of its engine.
+    pub engine: String,
     /// Its gateway.
     pub gateway: GatewayLayout,
     /// Its back ends.

@@ -12,11 +12,11 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::{
+    addresses::{self, SiteAddresses},
     client::{Admin, resolve},
     error::DemoError,
     layout::{GatewayLayout, InstanceLayout, Layout, Options, ProcessLayout, ServiceLayout, SiteLayout},
-    ports,
-    world::{self, SITES, VANTAGES},
+    ports, world,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,53 +32,22 @@ pub struct Fleet {
     program: PathBuf,
 }
 
-/// The addresses on which the parts will listen.
-struct Addresses {
-    dns: SocketAddr,
-    admin: SocketAddr,
-    engine: String,
-    engine_http: Option<SocketAddr>,
-    gateway_port: u16,
-}
-
-impl Addresses {
-    fn choose(options: &Options) -> Result<Self, DemoError> {
-        let local = std::net::Ipv4Addr::LOCALHOST;
-        let engine_http = match options.consul {
-            Some(_) => None,
-            None => Some(ports::preferred_or_free(local, 8500)?),
-        };
-        let engine = match (&options.consul, engine_http) {
-            (Some(url), _) => url.trim_end_matches('/').to_owned(),
-            (None, Some(http)) => format!("http://{http}"),
-            (None, None) => String::new(),
-        };
-        let gateways: Vec<_> = (1..).take(SITES.len()).map(|site| ports::loopback(site, 1)).collect();
-        Ok(Self {
-            dns: ports::dns(options.dns)?,
-            admin: ports::preferred_or_free(local, 8580)?,
-            engine,
-            engine_http,
-            gateway_port: ports::free_on_all(&gateways, 8080)?,
-        })
-    }
-}
-
 impl Fleet {
-    /// Starts everything and returns once the domain answers, both gateways serve and every site is Up.
+    /// Starts everything and returns once DNS and the gateway of every site answer and every site is Up.
     ///
     /// # Errors
     /// When a part cannot be started or does not come up within a minute.
     pub async fn start(options: &Options) -> Result<Self, DemoError> {
-        let addresses = Addresses::choose(options)?;
+        let sites = addresses::choose(options)?;
+        let first = sites.first().ok_or_else(|| DemoError::Usage("there is no site".to_owned()))?;
         let folder = tempfile::Builder::new().prefix("waypost-demo-").tempdir();
         let folder = folder.map_err(|error| DemoError::io("making a folder for the demo", error))?;
         let program =
             std::env::current_exe().map_err(|error| DemoError::io("finding this program", error))?;
         let layout = Layout {
-            dns: addresses.dns,
-            admin: format!("http://{}", addresses.admin),
-            engine: addresses.engine.clone(),
+            dns: first.dns,
+            admin: first.admin_url(),
+            engine: first.engine.clone(),
             zone: world::ZONE.to_owned(),
             gateway_domain: world::GATEWAY_DOMAIN.to_owned(),
             service: ServiceLayout {
@@ -90,9 +59,17 @@ impl Fleet {
             processes: Vec::new(),
         };
         let mut fleet = Self { layout, children: BTreeMap::new(), folder, program };
-        fleet.start_engine_and_control(&addresses).await?;
-        fleet.start_sites(&addresses)?;
-        fleet.start_outside(&addresses)?;
+        fleet.start_engines(&sites).await?;
+        fleet.start_controls(&sites).await?;
+        for site in &sites {
+            fleet.start_site(site)?;
+        }
+        // A gateway that is probed before it has the documents is down, and then held back when it is up.
+        fleet.gateways_answer().await?;
+        for site in &sites {
+            fleet.start_prober(&world::vantage(site.name), Some(site.name), &sites)?;
+        }
+        fleet.start_prober(world::OUTSIDE, None, &sites)?;
         fleet.settle().await?;
         Ok(fleet)
     }
@@ -109,89 +86,137 @@ impl Fleet {
         self.folder.path()
     }
 
+    /// The folder of a site's configurations, or of what is outside all sites.
+    fn folder_of(&self, site: Option<&str>) -> PathBuf {
+        self.folder().join(site.unwrap_or("outside"))
+    }
+
     /// The token file of a process, where `token bootstrap --out FOLDER/tokens` writes it; it may not exist yet.
     fn token_file(&self, name: &str) -> PathBuf {
         self.folder().join("tokens").join(format!("{name}.token"))
     }
 
-    fn store_section(&self, addresses: &Addresses, node: &str) -> String {
-        let token = addresses.engine_http.map(|_| self.token_file(&format!("node-{node}")));
-        world::store_section(&addresses.engine, token.as_deref())
+    fn store_section(&self, site: &SiteAddresses, node: &str) -> String {
+        let token = site.engine_http.map(|_| self.token_file(&format!("node-{node}")));
+        world::store_section(&site.engine, token.as_deref())
     }
 
-    async fn start_engine_and_control(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
-        if let Some(http) = addresses.engine_http {
-            self.start_node("engine", "engine", None, &world::engine_section(http))?;
-            self.wait_for("the engine", || listening(http)).await?;
+    async fn start_engines(&mut self, sites: &[SiteAddresses]) -> Result<(), DemoError> {
+        for site in sites {
+            let folder = self.folder_of(Some(site.name));
+            let made = std::fs::create_dir(&folder);
+            made.map_err(|error| DemoError::io(folder.display().to_string(), error))?;
+            if let Some(http) = site.engine_http {
+                self.start_node("engine", Some(site.name), &world::engine_section(http))?;
+            }
         }
-        let sections = self.store_section(addresses, "control") + &world::control_section(addresses.admin);
-        self.start_node("control", "control", None, &sections)?;
-        let admin = addresses.admin;
-        self.wait_for("control", || listening(admin)).await?;
-        let documents = world::documents(addresses.gateway_port);
-        Admin::new(&self.layout.admin).apply("demo.yaml", &documents).await
-    }
-
-    fn start_sites(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
-        for (number, site) in (1..).zip(SITES) {
-            let address = SocketAddr::new(IpAddr::V4(ports::loopback(number, 1)), addresses.gateway_port);
-            let sections =
-                self.store_section(addresses, &format!("gateway-{site}")) + &world::proxy_section(address);
-            let pid = self.start_node(&format!("gateway-{site}"), "gateway", Some(site), &sections)?;
-            let instances = (1..=BACK_ENDS)
-                .map(|n| self.start_back_end(site, number, n))
-                .collect::<Result<Vec<_>, _>>()?;
-            let gateway = GatewayLayout { address, pid };
-            self.layout.sites.push(SiteLayout { name: site.to_owned(), gateway, instances });
+        for http in sites.iter().filter_map(|it| it.engine_http) {
+            self.wait_for("an engine", || listening(http)).await?;
         }
         Ok(())
     }
 
-    fn start_outside(&mut self, addresses: &Addresses) -> Result<(), DemoError> {
-        let sections = self.store_section(addresses, "dns") + &world::dns_section(addresses.dns);
-        self.start_node("dns", "dns", None, &sections)?;
-        for vantage in VANTAGES {
-            let sections = world::prober_section(
-                vantage,
-                &self.layout.admin,
-                &self.token_file(&format!("vantage-{vantage}")),
-            );
-            self.start_node(&format!("prober-{vantage}"), "prober", None, &sections)?;
+    /// The first site gets the documents and becomes the home; the others join it, as new sites do.
+    async fn start_controls(&mut self, sites: &[SiteAddresses]) -> Result<(), DemoError> {
+        let secrets = self.write_site_tokens(sites)?;
+        for (at, site) in sites.iter().enumerate() {
+            let token = self.folder_of(Some(site.name)).join(world::SITE_TOKEN);
+            let home = sites.first().filter(|_| at > 0).map(SiteAddresses::admin_url);
+            let joins = home.as_deref().map(|home| (home, token.as_path()));
+            let sections = self.store_section(site, &format!("control-{}", site.name))
+                + &world::control_section(site.admin, joins);
+            self.start_node("control", Some(site.name), &sections)?;
+            if at == 0 {
+                let admin = site.admin;
+                self.wait_for("control", || listening(admin)).await?;
+                let documents = world::documents(sites, &secrets);
+                Admin::new(&self.layout.admin).apply("demo.yaml", &documents).await?;
+            }
         }
         Ok(())
     }
 
-    fn start_back_end(&mut self, site: &str, number: u8, n: u8) -> Result<InstanceLayout, DemoError> {
-        let address = ports::free(ports::loopback(number, 10 + n))?;
-        let id = format!("{}-{site}-{n}", world::SERVICE);
-        let mut command = self.command(&id)?;
-        command.args(["demo-backend", "--die-with-parent", "--service", world::SERVICE, "--id", &id]);
-        command.args(["--site", site, "--engine", &self.layout.engine, "--listen", &address.to_string()]);
+    /// Makes the token of each site's control, and puts it where that control reads it.
+    fn write_site_tokens(&self, sites: &[SiteAddresses]) -> Result<Vec<String>, DemoError> {
+        let secrets: Vec<String> = sites.iter().map(|_| crate::auth::new_secret()).collect();
+        for (site, secret) in sites.iter().zip(&secrets) {
+            let path = self.folder_of(Some(site.name)).join(world::SITE_TOKEN);
+            // The folder is readable for its owner alone.
+            std::fs::write(&path, secret)
+                .map_err(|error| DemoError::io(path.display().to_string(), error))?;
+        }
+        Ok(secrets)
+    }
+
+    /// The parts of a site beside its engine, its control and its prober.
+    fn start_site(&mut self, site: &SiteAddresses) -> Result<(), DemoError> {
+        let name = site.name;
+        let sections =
+            self.store_section(site, &format!("gateway-{name}")) + &world::proxy_section(site.gateway);
+        let pid = self.start_node("gateway", Some(name), &sections)?;
+        let sections = self.store_section(site, &format!("dns-{name}")) + &world::dns_section(site.dns);
+        self.start_node("dns", Some(name), &sections)?;
+        let mut instances = Vec::new();
+        for n in 1..=BACK_ENDS {
+            let address = ports::free(ports::loopback(site.number, 10 + n))?;
+            let id = format!("{}-{name}-{n}", world::SERVICE);
+            let pid = self.start_back_end(&id, address, name, &site.engine)?;
+            instances.push(InstanceLayout { service: world::SERVICE.to_owned(), id, address, pid });
+        }
+        let gateway = GatewayLayout { address: site.gateway, pid };
+        self.layout.sites.push(SiteLayout {
+            name: name.to_owned(),
+            dns: site.dns,
+            admin: site.admin_url(),
+            engine: site.engine.clone(),
+            gateway,
+            instances,
+        });
+        Ok(())
+    }
+
+    fn start_prober(
+        &mut self,
+        vantage: &str,
+        site: Option<&str>,
+        sites: &[SiteAddresses],
+    ) -> Result<(), DemoError> {
+        let controls: Vec<String> = sites.iter().map(SiteAddresses::admin_url).collect();
+        let token = self.token_file(&format!("vantage-{vantage}"));
+        self.start_node("prober", site, &world::prober_section(vantage, &controls, &token)).map(drop)
+    }
+
+    fn start_back_end(
+        &mut self,
+        id: &str,
+        address: SocketAddr,
+        site: &str,
+        engine: &str,
+    ) -> Result<u32, DemoError> {
+        let mut command = self.command(&self.folder_of(Some(site)), id)?;
+        command.args(["demo-backend", "--die-with-parent", "--service", world::SERVICE, "--id", id]);
+        command.args(["--site", site, "--engine", engine, "--listen", &address.to_string()]);
         command.arg("--token-file").arg(self.token_file("registrar"));
-        let pid = self.spawn(command, &id)?;
-        Ok(InstanceLayout { service: world::SERVICE.to_owned(), id, address, pid })
+        self.spawn(command, id)
     }
 
     /// Starts a node and lists it among the processes.
-    fn start_node(
-        &mut self,
-        name: &str,
-        role: &str,
-        site: Option<&str>,
-        sections: &str,
-    ) -> Result<u32, DemoError> {
-        let data = self.folder().join(name);
-        let config = self.folder().join(format!("{name}.toml"));
-        let text = world::node(name, site.unwrap_or(SITES[0]), &data, sections);
-        std::fs::write(&config, text).map_err(|error| DemoError::io(config.display().to_string(), error))?;
-        let pid = self.run_node(name, &config)?;
+    fn start_node(&mut self, role: &str, site: Option<&str>, sections: &str) -> Result<u32, DemoError> {
+        let name = format!("{role}-{}", site.unwrap_or("outside"));
+        let folder = self.folder_of(site);
+        let config = folder.join(format!("{name}.toml"));
+        let text = world::node(&name, site.unwrap_or("outside"), &folder.join(&name), sections);
+        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&config, text));
+        written.map_err(|error| DemoError::io(config.display().to_string(), error))?;
+        let pid = self.run_node(&name, &config)?;
         let site = site.map(str::to_owned);
         self.layout.processes.push(ProcessLayout { role: role.to_owned(), site, pid, config });
         Ok(pid)
     }
 
     fn run_node(&mut self, name: &str, config: &Path) -> Result<u32, DemoError> {
-        let mut command = self.command(name)?;
+        let folder = config.parent().unwrap_or_else(|| self.folder());
+        let mut command = self.command(folder, name)?;
         command.arg("run").arg("--config").arg(config).arg("--die-with-parent");
         self.spawn(command, name)
     }
@@ -212,6 +237,59 @@ impl Fleet {
         Ok(pid)
     }
 
+    /// Kills everything of a site at once with SIGKILL: its nodes and its back ends. A Consul agent is not ours to kill.
+    ///
+    /// # Errors
+    /// When one of them cannot be killed.
+    pub async fn kill_site(&mut self, site: &str) -> Result<usize, DemoError> {
+        let pids = self.pids_of(site);
+        let mut killed = Vec::new();
+        for pid in pids {
+            if let Some(mut child) = self.children.remove(&pid) {
+                child.start_kill().map_err(|error| DemoError::io(format!("killing {pid}"), error))?;
+                killed.push((pid, child));
+            }
+        }
+        let count = killed.len();
+        for (pid, mut child) in killed {
+            child
+                .wait()
+                .await
+                .map_err(|error| DemoError::io(format!("waiting for the end of {pid}"), error))?;
+        }
+        Ok(count)
+    }
+
+    /// Starts everything of a site again that does not run.
+    ///
+    /// # Errors
+    /// When a process cannot be started.
+    pub fn restart_site(&mut self, name: &str) -> Result<(), DemoError> {
+        let nodes = self.layout.processes.iter().filter(|it| it.site.as_deref() == Some(name));
+        let dead = nodes.filter(|it| !self.children.contains_key(&it.pid));
+        for config in dead.map(|it| it.config.clone()).collect::<Vec<_>>() {
+            self.restart(&config)?;
+        }
+        let Some(at) = self.layout.sites.iter().position(|it| it.name == name) else { return Ok(()) };
+        let Some(site) = self.layout.sites.get(at).cloned() else { return Ok(()) };
+        for (number, instance) in site.instances.iter().enumerate() {
+            if self.children.contains_key(&instance.pid) {
+                continue;
+            }
+            let pid = self.start_back_end(&instance.id, instance.address, name, &site.engine)?;
+            if let Some(known) = self.layout.sites.get_mut(at).and_then(|it| it.instances.get_mut(number)) {
+                known.pid = pid;
+            }
+        }
+        Ok(())
+    }
+
+    fn pids_of(&self, site: &str) -> Vec<u32> {
+        let nodes = self.layout.processes.iter().filter(|it| it.site.as_deref() == Some(site));
+        let instances = self.layout.sites.iter().filter(|it| it.name == site).flat_map(|it| &it.instances);
+        nodes.map(|it| it.pid).chain(instances.map(|it| it.pid)).collect()
+    }
+
     /// Kills a child with SIGKILL and reaps it.
     ///
     /// # Errors
@@ -222,8 +300,9 @@ impl Fleet {
         child.kill().await.map_err(|error| DemoError::io(format!("killing {pid}"), error))
     }
 
-    fn command(&self, name: &str) -> Result<Command, DemoError> {
-        let log = self.folder().join(format!("{name}.log"));
+    /// A command of this program that logs into a folder.
+    fn command(&self, folder: &Path, name: &str) -> Result<Command, DemoError> {
+        let log = folder.join(format!("{name}.log"));
         let opened = std::fs::OpenOptions::new().create(true).append(true).open(&log);
         let file = opened.map_err(|error| DemoError::io(log.display().to_string(), error))?;
         let mut command = Command::new(&self.program);
@@ -238,8 +317,7 @@ impl Fleet {
         Ok(pid)
     }
 
-    /// Waits until every part answers and every site is Up.
-    async fn settle(&mut self) -> Result<(), DemoError> {
+    async fn gateways_answer(&mut self) -> Result<(), DemoError> {
         let layout = self.layout.clone();
         for site in &layout.sites {
             let (gateway, host) = (site.gateway.address, layout.service.host.clone());
@@ -249,18 +327,28 @@ impl Fleet {
             })
             .await?;
         }
-        let admin = Admin::new(&layout.admin);
-        self.wait_for("every site's first verdict", || {
-            let admin = admin.clone();
-            async move { admin.all_up().await.unwrap_or(false) }
-        })
-        .await?;
+        Ok(())
+    }
+
+    /// Waits until every vantage sees every site up, at every control, and DNS of every site answers so.
+    async fn settle(&mut self) -> Result<(), DemoError> {
+        let layout = self.layout.clone();
         let nearest: Vec<IpAddr> = layout.sites.iter().take(1).map(|it| it.gateway.address.ip()).collect();
-        self.wait_for("the first DNS answer", || {
-            let (host, nearest) = (layout.service.host.clone(), nearest.clone());
-            async move { resolve(layout.dns, &host).await.is_ok_and(|it| it.addresses == nearest) }
-        })
-        .await
+        for site in &layout.sites {
+            let admin = Admin::new(&site.admin);
+            self.wait_for("every site's first verdict", || {
+                let admin = admin.clone();
+                async move { admin.all_up().await.unwrap_or(false) }
+            })
+            .await?;
+            let dns = site.dns;
+            self.wait_for("the first DNS answer", || {
+                let (host, nearest) = (layout.service.host.clone(), nearest.clone());
+                async move { resolve(dns, &host).await.is_ok_and(|it| it.addresses == nearest) }
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Polls a condition until it holds; fails early when a child has ended by itself.
@@ -297,7 +385,7 @@ impl Fleet {
         });
         let Some((pid, status)) = ended else { return Ok(()) };
         let name = self.name_of(pid);
-        let log = self.folder().join(format!("{name}.log"));
+        let log = self.log_of(pid, &name);
         let last = std::fs::read_to_string(&log).unwrap_or_default();
         let last: Vec<_> = last.lines().rev().take(5).collect();
         let last = last.into_iter().rev().collect::<Vec<_>>().join("\n  ");
@@ -306,6 +394,14 @@ impl Fleet {
             "{name} ended ({status}); its log {} ends with\n  {last}",
             log.display()
         )))
+    }
+
+    fn log_of(&self, pid: u32, name: &str) -> PathBuf {
+        if let Some(node) = self.layout.processes.iter().find(|it| it.pid == pid) {
+            return node.config.with_extension("log");
+        }
+        let site = self.layout.sites.iter().find(|it| it.instances.iter().any(|it| it.pid == pid));
+        self.folder_of(site.map(|it| it.name.as_str())).join(format!("{name}.log"))
     }
 
     fn name_of(&self, pid: u32) -> String {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
@@ -21,35 +21,28 @@ use crate::{
 use super::{
     client::{Admin, get, resolve},
     error::DemoError,
-    layout::{InstanceLayout, Layout},
+    layout::{InstanceLayout, Layout, ProcessLayout, SiteLayout},
     load::LoadGenerator,
     processes::Fleet,
+    stage::{LOAD, ensure, near_and_far, title, until_answer},
+    whole_site,
 };
-
-const LOAD: u32 = 500;
 
 /// Plays every scene; an error is a scene that did not show what it should.
 pub(super) async fn play(mut fleet: Fleet) -> Result<ExitCode, DemoError> {
-    outln!("Waypost tour: five scenes on {} processes of this machine.", count(fleet.layout()));
+    outln!("Waypost tour: six scenes on {} processes of this machine.", count(fleet.layout()));
     follow_the_names(&fleet).await?;
     gateway_dies(&mut fleet).await?;
     instance_dies(&mut fleet).await?;
     instance_leaves(&mut fleet).await?;
+    whole_site::dies(&mut fleet, 5).await?;
     control_dies(&mut fleet).await?;
-    outln!("\nAll five scenes showed what they should.");
+    outln!("\nAll six scenes showed what they should.");
     Ok(ExitCode::SUCCESS)
 }
 
 fn count(layout: &Layout) -> usize {
     layout.processes.len() + layout.sites.iter().map(|site| site.instances.len()).sum::<usize>()
-}
-
-fn title(number: u8, text: &str) {
-    outln!("\n{number}. {text}");
-}
-
-fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), DemoError> {
-    if holds { Ok(()) } else { Err(DemoError::Scene(otherwise())) }
 }
 
 async fn follow_the_names(fleet: &Fleet) -> Result<(), DemoError> {
@@ -86,33 +79,17 @@ fn config_of(layout: &Layout, pid: u32) -> Result<PathBuf, DemoError> {
     process.map(|it| it.config.clone()).ok_or_else(|| DemoError::Scene(format!("no configuration of {pid}")))
 }
 
-/// Sends DNS queries until the answer is this address; returns how long that took.
-async fn until_answer(fleet: &Fleet, wanted: IpAddr, patience: Duration) -> Result<Duration, DemoError> {
-    let layout = fleet.layout();
-    let started = Instant::now();
-    while started.elapsed() < patience {
-        let answer = resolve(layout.dns, &layout.service.host).await;
-        if answer.is_ok_and(|it| it.addresses == [wanted]) {
-            return Ok(started.elapsed());
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Err(DemoError::Scene(format!("DNS did not answer {wanted} within {patience:?}")))
-}
-
 async fn gateway_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     title(2, "The nearest gateway dies (SIGKILL)");
-    let (near, far) = match fleet.layout().sites.as_slice() {
-        [near, far, ..] => (near.clone(), far.clone()),
-        _ => return Err(DemoError::Scene("two sites are needed".to_owned())),
-    };
+    let (near, far) = near_and_far(fleet.layout())?;
+    let host = fleet.layout().service.host.clone();
     let config = config_of(fleet.layout(), near.gateway.pid)?;
     fleet.kill(near.gateway.pid).await?;
-    let moved = until_answer(fleet, far.gateway.address.ip(), Duration::from_secs(10)).await?;
+    let moved = until_answer(near.dns, &host, far.gateway.address.ip(), Duration::from_secs(10)).await?;
     outln!("   DNS answers {} ({}) after {} ms", far.gateway.address.ip(), far.name, moved.as_millis());
     fleet.restart(&config)?;
     let restarted = Instant::now();
-    until_answer(fleet, near.gateway.address.ip(), Duration::from_secs(60)).await?;
+    until_answer(near.dns, &host, near.gateway.address.ip(), Duration::from_secs(60)).await?;
     let back = restarted.elapsed();
     outln!(
         "   restarted; DNS answers {} again after {:.1} s (hold-down 10 s)",
@@ -201,8 +178,12 @@ async fn instance_leaves(fleet: &mut Fleet) -> Result<(), DemoError> {
         after - before,
         leaver.id
     );
-    let gateways: BTreeSet<_> =
-        fleet.layout().sites.iter().map(|site| format!("gateway-{}", site.name)).collect();
+    // As the site that leads the drain names them: its own, and those of other sites after the site.
+    let name = |(at, site): (usize, &SiteLayout)| match at {
+        0 => format!("gateway-{}", site.name),
+        _ => format!("{0}/gateway-{0}", site.name),
+    };
+    let gateways: BTreeSet<_> = fleet.layout().sites.iter().enumerate().map(name).collect();
     ensure(receipts(&done).into_iter().collect::<BTreeSet<_>>() == gateways, || {
         format!("receipts are missing: {done:?}")
     })?;
@@ -227,7 +208,7 @@ fn receipts(view: &DrainView) -> Vec<String> {
 }
 
 async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
-    title(5, "Control and the engine die; DNS and gateways serve on, also when restarted");
+    title(6, "Every control and engine dies; DNS and gateways serve on, also when restarted");
     let layout = fleet.layout().clone();
     let killed: Vec<_> =
         layout.processes.iter().filter(|it| it.role == "engine" || it.role == "control").collect();
@@ -236,10 +217,11 @@ async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
     }
     let near = near(&layout)?;
     let load = LoadGenerator::start(&gateways(&layout), &layout.service.host, "/", LOAD);
-    let answer = until_answer(fleet, near.ip(), Duration::from_secs(2)).await?;
+    let answer = until_answer(layout.dns, &layout.service.host, near.ip(), Duration::from_secs(2)).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let report = load.finish().await;
-    let who = killed.iter().map(|it| it.role.as_str()).collect::<Vec<_>>().join(" and ");
+    let name = |it: &&ProcessLayout| format!("{}-{}", it.role, it.site.as_deref().unwrap_or_default());
+    let who = killed.iter().map(name).collect::<Vec<_>>().join(", ");
     outln!(
         "   {who} killed; DNS answered in {} ms; {} requests, {} failed",
         answer.as_millis(),
@@ -255,7 +237,7 @@ async fn control_dies(fleet: &mut Fleet) -> Result<(), DemoError> {
         .ok_or_else(|| DemoError::Scene("no DNS".to_owned()))?;
     fleet.kill(dns.pid).await?;
     fleet.restart(&dns.config)?;
-    let dns_back = until_answer(fleet, near.ip(), Duration::from_secs(30)).await?;
+    let dns_back = until_answer(layout.dns, &layout.service.host, near.ip(), Duration::from_secs(30)).await?;
     let pid = layout.sites.first().map(|it| it.gateway.pid).unwrap_or_default();
     let config = config_of(&layout, pid)?;
     fleet.kill(pid).await?;

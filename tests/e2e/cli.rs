@@ -121,6 +121,8 @@ const EXIT_CODES: &[(i32, &str)] = &[
     (2, "override set o --site bj --state down --owner ops --reason x --expires 2020-01-01T00:00:00Z"),
     (2, "token create x --role king"),
     (2, "demo --dns nowhere"),
+    (2, "demo --consul http://127.0.0.1:1"),
+    (2, "demo --consul http://127.0.0.1:1 --consul http://127.0.0.1:1/"),
     (2, "import zone example.com.zone --origin a..b"),
     (2, "export --server http://127.0.0.1:1 --server http://127.0.0.1:2"),
     (2, "status --server nonsense"),
@@ -464,7 +466,7 @@ fn killed_demo() -> Result<(), Failed> {
     let layout = demo.layout.clone();
     let instances = layout.sites.iter().flat_map(|site| &site.instances).map(|it| it.pid);
     let pids: Vec<u32> = layout.processes.iter().map(|it| it.pid).chain(instances).collect();
-    ensure(pids.len() == 14 && pids.iter().all(|pid| runs(*pid)), || format!("{pids:?} do not all run"))?;
+    ensure(pids.len() == 17 && pids.iter().all(|pid| runs(*pid)), || format!("{pids:?} do not all run"))?;
     demo.kill_itself();
     eventually("the end of every child", Duration::from_secs(10), || !pids.iter().any(|pid| runs(*pid)))
         .map(drop)

@@ -122,7 +122,7 @@ pub fn under_load(backing: Backing) -> Result<(), Failed> {
     println!("{} requests, {} failed, slowest {:?}", report.sent, report.failed(), report.slowest);
     ensure(report.failed() == 0, || format!("failed: {:?}", report.failures))?;
     ensure(later == used, || format!("{} requests reached {} after its receipts", later - used, leaver.id))?;
-    ensure(receipts(&done) == ["gateway-bj", "gateway-sh"], || format!("receipts: {done}"))?;
+    ensure(receipts(&done) == ["gateway-bj", "sh/gateway-sh"], || format!("receipts: {done}"))?;
     let calls = platform.calls();
     ensure(calls.first().is_some_and(|call| call.key == id), || format!("hook calls: {calls:?}"))?;
     ensure(calls[0].body["instance"] == leaver.id.as_str(), || format!("hook body: {}", calls[0].body))
@@ -139,7 +139,7 @@ pub fn frozen_gateway_wakes(backing: Backing) -> Result<(), Failed> {
     let id = order(&demo, &leaver, hook, &Value::Null)?;
     eventually("the laggard's name", PATIENCE, || {
         let drain = drain(&demo, &id);
-        awaited(&drain).contains("gateway-sh") && receipts(&drain) == ["gateway-bj"]
+        awaited(&drain).contains("sh/gateway-sh") && receipts(&drain) == ["gateway-bj"]
     })?;
     while frozen_at.elapsed() < length {
         ensure(platform.calls().is_empty(), || "the hook was called while a gateway was frozen".to_owned())?;
@@ -149,7 +149,7 @@ pub fn frozen_gateway_wakes(backing: Backing) -> Result<(), Failed> {
     signal(frozen, Signal::CONT);
     eventually("the end of the drain", PATIENCE, || is_done(&drain(&demo, &id)))?;
     let done = drain(&demo, &id);
-    ensure(receipts(&done) == ["gateway-bj", "gateway-sh"], || format!("receipts: {done}"))?;
+    ensure(receipts(&done) == ["gateway-bj", "sh/gateway-sh"], || format!("receipts: {done}"))?;
     ensure(done["unproven"].as_array().is_none_or(Vec::is_empty), || format!("unproven: {done}"))?;
     ensure(platform.calls().iter().all(|call| call.at >= woken_at), || {
         "the hook was called too early".to_owned()
@@ -167,9 +167,9 @@ pub fn frozen_gateway_lapses(backing: Backing) -> Result<(), Failed> {
     eventually("the end of the drain", PATIENCE * 3, || is_done(&drain(&demo, &id)))?;
     let done = drain(&demo, &id);
     signal(frozen, Signal::CONT);
-    ensure(done["unproven"] == json!(["gateway-sh"]), || format!("unproven: {done}"))?;
+    ensure(done["unproven"] == json!(["sh/gateway-sh"]), || format!("unproven: {done}"))?;
     ensure(receipts(&done) == ["gateway-bj"], || format!("receipts: {done}"))?;
-    ensure(platform.calls()[0].body["unproven"] == json!(["gateway-sh"]), || {
+    ensure(platform.calls()[0].body["unproven"] == json!(["sh/gateway-sh"]), || {
         format!("{:?}", platform.calls())
     })
 }
@@ -204,14 +204,16 @@ pub fn survives_control(backing: Backing) -> Result<(), Failed> {
     let control = demo.process("control");
     demo.kill(control.pid);
     demo.restart(&control);
-    eventually("the drain in a new control", PATIENCE, || awaited(&drain(&demo, &id)).contains("gateway-sh"))
-        .map_err(|error| {
-            let (seen, words) = (drain(&demo, &id), Demo::last_words(&control));
-            Failed::from(format!(
-                "{}; seen: {seen}; control logged:\n{words}",
-                error.message().unwrap_or_default()
-            ))
-        })?;
+    eventually("the drain in a new control", PATIENCE, || {
+        awaited(&drain(&demo, &id)).contains("sh/gateway-sh")
+    })
+    .map_err(|error| {
+        let (seen, words) = (drain(&demo, &id), Demo::last_words(&control));
+        Failed::from(format!(
+            "{}; seen: {seen}; control logged:\n{words}",
+            error.message().unwrap_or_default()
+        ))
+    })?;
     ensure(platform.calls().is_empty(), || "the hook was called with a gateway frozen".to_owned())?;
     signal(frozen, Signal::CONT);
     eventually("the end of the drain", PATIENCE, || is_done(&drain(&demo, &id)))?;

@@ -65,7 +65,7 @@ pub fn living_instance_is_never_back(backing: Backing) -> Result<(), Failed> {
     let leaver = demo.instance(0, 0);
     let id = drained(&demo, &leaver, None)?;
     // It goes on running, so it registers itself again; `status` names it, with the command that lets it in.
-    let both = json!(["gateway-bj", "gateway-sh"]);
+    let both = json!(["gateway-bj", "sh/gateway-sh"]);
     eventually("its line in the status", PATIENCE, || {
         listed(&demo, &id).is_some_and(|it| it["refused_by"] == both && it["instance"] == leaver.id.as_str())
     })?;
@@ -105,7 +105,7 @@ fn told_in_the_log(demo: &Demo) -> Result<(), Failed> {
     for step in [
         "drain ordered",
         "waiting for receipts",
-        "gateway-bj, gateway-sh",
+        "gateway-bj, sh\"",
         "receipt",
         "every receipt is in",
         "instance deregistered",
@@ -164,7 +164,7 @@ pub fn restarts_under_the_same_id_and_port(backing: Backing) -> Result<(), Faile
     let mut demo = Demo::start(&backing)?;
     let instance = demo.instance(0, 0);
     let (engine, running) = (demo.layout.engine.clone(), Arc::default());
-    let token_file = demo.process("control").config.with_file_name("tokens").join("registrar.token");
+    let token_file = demo.tokens().join("registrar.token");
     let platform = Platform { instance: instance.clone(), engine, token_file, running };
     let hook = platform.listen(&demo)?;
     let mut slowest = Duration::ZERO;

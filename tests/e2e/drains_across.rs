@@ -14,15 +14,16 @@ use tempfile::TempDir;
 
 use crate::{
     components::Components,
-    harness::{Backing, ConsulAgent, Reaped, ensure, eventually, free_port, runtime, signal, waypost},
+    harness::{Backing, ConsulAgent, Reaped, ensure, eventually, free_port, full, runtime, signal, waypost},
 };
 
 type Scenario = fn(&Backing) -> Result<(), Failed>;
 
-const SCENARIOS: [(&str, Scenario); 3] = [
+const SCENARIOS: [(&str, Scenario); 4] = [
     ("an_order_at_another_site_leaves_with_the_receipts_of_both", ordered_elsewhere),
     ("a_dark_site_holds_a_drain_or_is_unproven_by_name_and_obeys_when_it_is_back", dark_site),
     ("while_the_leading_site_is_dark_the_other_obeys_and_may_cancel", dark_leader),
+    ("a_node_that_is_killed_at_any_step_leaves_nothing_undone", killed_anywhere),
 ];
 
 pub fn trials(components: &Components) -> Vec<Trial> {
@@ -146,9 +147,13 @@ impl Site {
         self.done(&["apply", "-f", &file.display().to_string()])
     }
 
-    /// Orders a drain of the instance; its id.
+    /// Orders a drain of the instance `w1`; its id.
     fn drain(&self, arguments: &[&str]) -> Result<String, Failed> {
-        let text = self.done(&[&["drain", "instance", "web", "w1"], arguments].concat())?;
+        self.drain_of("w1", arguments)
+    }
+
+    fn drain_of(&self, instance: &str, arguments: &[&str]) -> Result<String, Failed> {
+        let text = self.done(&[&["drain", "instance", "web", instance], arguments].concat())?;
         Ok(text.trim().to_owned())
     }
 
@@ -189,15 +194,20 @@ impl Site {
     }
 
     fn is_registered(&self) -> bool {
-        let url = format!("{}/v1/health/service/web", self.engine);
-        self.get(&url, None).is_ok_and(|(_, text)| text.contains("\"w1\"") && !text.contains("_maintenance"))
+        self.has_instance("w1")
     }
 
-    /// The instance, which registers itself at this site's engine, again and again.
-    fn back_end(&self) -> Result<Reaped, Failed> {
+    fn has_instance(&self, id: &str) -> bool {
+        let url = format!("{}/v1/health/service/web", self.engine);
+        let id = format!("{id:?}");
+        self.get(&url, None).is_ok_and(|(_, text)| text.contains(&id) && !text.contains("_maintenance"))
+    }
+
+    /// An instance, which registers itself at this site's engine, again and again.
+    fn back_end(&self, id: &str) -> Result<Reaped, Failed> {
         let mut command = waypost();
         command
-            .args(["demo-backend", "--die-with-parent", "--service", "web", "--id", "w1"])
+            .args(["demo-backend", "--die-with-parent", "--service", "web", "--id", id])
             .args(["--site", self.name, "--engine", &self.engine])
             .args(["--listen", &format!("127.0.0.1:{}", free_port())])
             .arg("--token-file")
@@ -241,7 +251,7 @@ impl World {
             std::fs::write(site.file("site.token"), secret)?;
         }
         bj.start(Some(&sh))?;
-        let back_end = bj.back_end()?;
+        let back_end = bj.back_end("w1")?;
         eventually("the instance at its own site", PATIENCE, || bj.serves())?;
         eventually("the instance at the other site", PATIENCE, || sh.serves())?;
         Ok(Self { bj, sh, _back_end: back_end, _folder: folder })
@@ -368,4 +378,32 @@ fn dark_leader(backing: &Backing) -> Result<(), Failed> {
     eventually("the cancellation at the leading site", PATIENCE, || bj.has_phase(&id, "cancelled"))?;
     eventually("the instance at its own site", PATIENCE, || bj.serves())?;
     ensure(sh.has_phase(&id, "cancelled") && sh.serves(), || sh.shows(&id).to_string())
+}
+
+fn killed_anywhere(backing: &Backing) -> Result<(), Failed> {
+    let World { mut bj, mut sh, _back_end, _folder } = World::start(backing)?;
+    let trials: u64 = if full() { 50 } else { 4 };
+    for trial in 0..trials {
+        let instance = format!("k{trial}");
+        let _instance = bj.back_end(&instance)?;
+        eventually("the instance", PATIENCE, || bj.has_instance(&instance))?;
+        let id = if trial % 4 < 2 { &bj } else { &sh }.drain_of(&instance, &["--site", "bj"])?;
+        // Another step each time: how long each takes depends on the machine.
+        std::thread::sleep(Duration::from_millis(trial * 67 % 500));
+        if trial % 2 == 0 {
+            bj.kill();
+            bj.start(Some(&sh))?;
+        } else {
+            sh.kill();
+            sh.start(None)?;
+        }
+        eventually("the end", PATIENCE, || bj.has_phase(&id, "done"))
+            .map_err(|error| Failed::from(format!("{error:?}, trial {trial}: {}", bj.shows(&id))))?;
+        eventually("the end at the other site", PATIENCE, || sh.record(&id)["phase"] == "done")?;
+        let done = bj.shows(&id);
+        ensure(names(&done["unproven"]).is_empty(), || format!("trial {trial}: {done}"))?;
+        ensure(sh.record(&id)["unproven"] == done["unproven"], || sh.record(&id).to_string())?;
+    }
+    eventually("the instance that was not drained", PATIENCE, || bj.serves() && sh.serves())?;
+    Ok(())
 }

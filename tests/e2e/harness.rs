@@ -99,13 +99,24 @@ pub struct ConsulAgent {
 
 impl ConsulAgent {
     pub fn start(binary: &Path) -> Self {
+        let agent = Self::begin(binary);
+        agent.await_leader();
+        agent
+    }
+
+    /// Two agents that know nothing of one another.
+    fn start_two(binary: &Path) -> [Self; 2] {
+        let agents = [Self::begin(binary), Self::begin(binary)];
+        agents.iter().for_each(Self::await_leader);
+        agents
+    }
+
+    fn begin(binary: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports: Vec<_> = (0..5).map(|_| free_port()).collect();
         let process = Self::spawn(binary, &ports, folder.path());
         let url = format!("http://127.0.0.1:{}", ports[0]);
-        let agent = Self { url, ports, process, folder };
-        agent.await_leader();
-        agent
+        Self { url, ports, process, folder }
     }
 
     fn spawn(binary: &Path, ports: &[u16], folder: &Path) -> Reaped {
@@ -160,7 +171,10 @@ pub fn free_port() -> u16 {
 /// A running `waypost demo --json`.
 pub struct Demo {
     pub layout: Layout,
+    /// The agent of the first site, if there is one.
     pub consul: Option<ConsulAgent>,
+    /// The agent of the second site.
+    pub other_consul: Option<ConsulAgent>,
     runtime: tokio::runtime::Runtime,
     restarted: Vec<Reaped>,
     process: Reaped,
@@ -173,13 +187,16 @@ impl Demo {
 
     /// As [`Demo::start`], with DNS at an address.
     pub fn start_at(backing: &Backing, dns: SocketAddr) -> Result<Self, Failed> {
-        let consul = match backing {
-            Backing::Embedded => None,
-            Backing::Consul(binary) => Some(ConsulAgent::start(binary)),
+        let (consul, other_consul) = match backing {
+            Backing::Embedded => (None, None),
+            Backing::Consul(binary) => {
+                let [first, second] = ConsulAgent::start_two(binary);
+                (Some(first), Some(second))
+            }
         };
         let mut command = waypost();
         command.args(["demo", "--json", "--dns", &dns.to_string()]);
-        if let Some(agent) = &consul {
+        for agent in consul.iter().chain(&other_consul) {
             command.args(["--consul", &agent.url]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -188,7 +205,7 @@ impl Demo {
         BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line)?;
         let layout =
             serde_json::from_str(&line).map_err(|error| format!("demo printed {line:?}: {error}"))?;
-        Ok(Self { layout, consul, runtime: runtime(), restarted: Vec::new(), process })
+        Ok(Self { layout, consul, other_consul, runtime: runtime(), restarted: Vec::new(), process })
     }
 
     /// The process of the demo itself.
@@ -246,8 +263,31 @@ impl Demo {
         self.layout.sites[site].instances[at].clone()
     }
 
+    /// The first process of a role, which is in the first site.
     pub fn process(&self, role: &str) -> ProcessLayout {
         self.layout.processes.iter().find(|it| it.role == role).unwrap().clone()
+    }
+
+    /// Where the processes look for their tokens.
+    pub fn tokens(&self) -> PathBuf {
+        let site = self.layout.processes[0].config.parent().unwrap();
+        site.with_file_name("tokens")
+    }
+
+    /// SIGKILL for the engine of every site.
+    pub fn kill_engines(&mut self) {
+        for agent in self.consul.iter().chain(&self.other_consul) {
+            signal(agent.pid(), Signal::KILL);
+        }
+        self.kill_all("engine");
+    }
+
+    /// SIGKILL for every process of a role.
+    pub fn kill_all(&mut self, role: &str) {
+        let all = self.layout.processes.iter().filter(|it| it.role == role).map(|it| it.pid);
+        for pid in all.collect::<Vec<_>>() {
+            self.kill(pid);
+        }
     }
 
     pub fn gateway_process(&self, site: usize) -> ProcessLayout {

@@ -3,22 +3,14 @@
 use std::time::Duration;
 
 use libtest_mimic::Failed;
-use rustix::process::Signal;
 use waypost::demo::load::LoadGenerator;
 
-use crate::harness::{Backing, Demo, ensure, eventually, signal};
+use crate::harness::{Backing, Demo, ensure, eventually};
 
 pub fn engine_and_control_killed(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
-    let control = demo.process("control").pid;
-    demo.kill(control);
-    match &demo.consul {
-        Some(agent) => signal(agent.pid(), Signal::KILL),
-        None => {
-            let engine = demo.process("engine").pid;
-            demo.kill(engine);
-        }
-    }
+    demo.kill_all("control");
+    demo.kill_engines();
     let load = {
         let _runtime = demo.enter();
         LoadGenerator::start(&demo.gateways(), &demo.layout.service.host, "/", 200)

@@ -32,7 +32,7 @@ fn stale_views(demo: &Demo) -> Option<(bool, Vec<bool>)> {
     let status = status(demo)?;
     let stale = |view: &Value| view["stale"].as_bool();
     let nodes: Option<Vec<bool>> = status["nodes"].as_array()?.iter().map(|it| stale(&it["view"])).collect();
-    Some((stale(&status["view"])?, nodes.filter(|it| it.len() >= 4)?))
+    Some((stale(&status["view"])?, nodes.filter(|it| it.len() >= 3)?))
 }
 
 /// All of them show the same.
@@ -49,7 +49,9 @@ fn seconds_stale(demo: &Demo) -> Option<f64> {
 
 fn times_logged(demo: &Demo, role: &str, words: &str) -> usize {
     let log = demo.process(role).config.with_extension("log");
-    std::fs::read_to_string(log).unwrap_or_default().matches(words).count()
+    // A control that starts is stale too, until it has asked the other site for its verdicts.
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter(|line| line.contains(words) && !line.contains("this control started")).count()
 }
 
 pub fn without_vantages_and_without_an_engine(backing: Backing) -> Result<(), Failed> {
@@ -70,7 +72,7 @@ pub fn without_vantages_and_without_an_engine(backing: Backing) -> Result<(), Fa
     demo.kill(probers[1].pid);
     demo.kill(probers[2].pid);
     eventually("503 to /readyz?strict", PATIENCE, || strictly(&demo, 503, "3 of 3 vantages are silent"))?;
-    // Control, the DNS node and two gateways, and on the embedded engine that one's own node.
+    // Control, the DNS node and the gateway of the site, and on the embedded engine that one's own node.
     eventually("every node's view", PATIENCE, || all_views(&demo, true))?;
     ensure(seconds_stale(&demo).is_some_and(|it| it > 0.0), || {
         format!("metrics: {:?}", seconds_stale(&demo))

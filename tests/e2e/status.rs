@@ -66,6 +66,13 @@ fn shows(demo: &Demo, needle: &str) -> Result<(), Failed> {
     printed.map(drop).map_err(|_| format!("no {needle:?} in:\n{}", status(demo, &[])).into())
 }
 
+/// Waits until the status at a control has a text.
+fn shows_at(control: &str, needle: &str) -> Result<(), Failed> {
+    let status = || stdout(&run(&["status", "--server", control]));
+    let printed = eventually(needle, PATIENCE, || status().contains(needle));
+    printed.map(drop).map_err(|_| format!("no {needle:?} in:\n{}", status()).into())
+}
+
 /// A folder with a right file, a wrong one, one without a document, and a right one with other values.
 fn files() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -237,7 +244,7 @@ pub fn in_words(backing: Backing) -> Result<(), Failed> {
     let far = demo.gateway_process(1);
     demo.kill(far.pid);
     shows(&demo, "sh 127.0.2.1 (check web) is down since ")?;
-    shows(&demo, "node gateway-sh (sh; proxy) is lost: silent for ")?;
+    shows_at(&demo.layout.sites[1].admin, "node gateway-sh (sh; proxy) is lost: silent for ")?;
     let order =
         ["override", "set", "bj-work", "--site", "bj", "--state", "down", "--owner", "ops", "--reason", "x"];
     answers(&demo, &order, 0)?;
@@ -283,7 +290,7 @@ pub fn stuck_drain(backing: Backing) -> Result<(), Failed> {
     signal(frozen, Signal::STOP);
     let printed = (|| {
         answers(&demo, &["drain", "instance", &service, &instance.id], 0)?;
-        shows(&demo, "makes no progress: gateway-sh has been silent for ")?;
+        shows(&demo, "makes no progress: sh/gateway-sh has been silent for ")?;
         shows(&demo, "(frozen, dead or cut off); it is given up on after 1m")
     })();
     signal(frozen, Signal::CONT);

@@ -48,10 +48,10 @@ fn second(demo: &mut Demo) -> Result<(Control, Reaped), Failed> {
     let listen = |url: &str| url.trim_start_matches("http://").to_owned();
     let data = first.config.with_extension("");
     let text = text
-        .replace("node = \"control\"", "node = \"control-2\"")
+        .replace("node = \"control-bj\"", "node = \"control-bj-2\"")
         .replace(&listen(&demo.layout.admin), &listen(&url))
         .replace(&format!("{}\"", data.display()), &format!("{}-2\"", data.display()));
-    let config = first.config.with_file_name("control-2.toml");
+    let config = first.config.with_file_name("control-bj-2.toml");
     std::fs::write(&config, text)?;
     let mut command = waypost();
     command.arg("run").arg("--config").arg(&config);
@@ -109,7 +109,7 @@ pub fn killed_leader(backing: Backing) -> Result<(), Failed> {
     demo.kill(leader.pid);
     demo.layout.admin.clone_from(&second.url);
     leads(&second, [0, 0], killed)?;
-    eventually("the laggard's name", PATIENCE, || awaited(&drain(&demo, &id)).contains("gateway-sh"))?;
+    eventually("the laggard's name", PATIENCE, || awaited(&drain(&demo, &id)).contains("sh/gateway-sh"))?;
     ensure(platform.calls().is_empty(), || "the hook was called with a gateway frozen".to_owned())?;
     signal(frozen, Signal::CONT);
     eventually("the end of the drain", PATIENCE, || is_done(&drain(&demo, &id)))?;
@@ -122,7 +122,7 @@ pub fn killed_leader(backing: Backing) -> Result<(), Failed> {
     demo.restart(&leader);
     let before = first.terms();
     eventually("the first control to wait", PATIENCE, || {
-        let waits = |it: &&str| it.contains("waiting for the lock") && it.contains("control-2");
+        let waits = |it: &&str| it.contains("waiting for the lock") && it.contains("control-bj-2");
         first.log().lines().filter(waits).count() >= LOCKS.len()
     })?;
     eventually("both gateways", PATIENCE, || published(&demo).matches("\"state\":\"up\"").count() == 2)?;

@@ -294,6 +294,29 @@ async fn controls_that_crash_are_succeeded_at_both_sites() {
 }
 
 #[tokio::test]
+async fn of_two_controls_at_each_site_nothing_is_done_twice() {
+    let sites = Sites::start(SITES).await;
+    let _gateways = [sites.bj.gateway("g1"), sites.sh.gateway("h1")];
+    let (platform, hook) = Platform::start(0).await;
+    let first = sites.controls();
+    let (bj, sh) = (sites.bj.control("d-bj"), sites.sh.control("d-sh"));
+    let _asking = [asks(&bj, "bj", "sh", &sh, &sites.cut), asks(&sh, "sh", "bj", &bj, &sites.cut)];
+    let drain = bj.handle.drain(order(&hook)).await.unwrap();
+    for control in [&first.bj, &bj] {
+        until_awaited(control, &drain.id, &["g1", "sh/h1"]).await;
+    }
+    sites.bj.receipt(&drain.id, "g1").await;
+    sites.sh.receipt(&drain.id, "h1").await;
+    for control in [&first.bj, &bj, &first.sh, &sh] {
+        until_phase(control, &drain.id, Phase::Done).await;
+    }
+    assert_eq!(platform.calls().len(), 1);
+    // At most one write for each of the four phases.
+    let written = sites.sh.engine.writes(&keys::drain(&drain.id));
+    assert!((2..=4).contains(&written), "{written}");
+}
+
+#[tokio::test]
 async fn a_site_that_forwards_to_our_gateways_is_not_waited_for() {
     let documents = SITES.replace("token_file: /t }\n---", "token_file: /t }\nreach: { sh: none }\n---");
     let sites = Sites::start(&format!("{documents}reach: {{ bj: by_gateway }}\n")).await;
