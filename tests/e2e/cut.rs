@@ -67,7 +67,7 @@ fn under_load(consul: PathBuf) -> Result<(), Failed> {
     println!("  a drain that may go on ended {:.1?} after the cut", began.elapsed());
     std::thread::sleep(cut_for.saturating_sub(began.elapsed()));
     let waiting = shows(&rig, "bj", &waits);
-    ensure(waiting["phase"] == "draining" && waiting["awaited"].to_string() == "[\"sh\"]", || {
+    ensure(waiting["phase"] == "draining" && waiting["awaited"] == serde_json::json!(["sh"]), || {
         waiting.to_string()
     })?;
     for site in sites {

@@ -104,7 +104,7 @@ impl Rig {
             rig.start_roles(site, &["control"])?;
             if number == 0 {
                 let world = rig.world();
-                rig.apply(&all[0], &world)?;
+                rig.apply(all[0], &world)?;
             }
         }
         for site in &all {
@@ -497,7 +497,7 @@ impl Rig {
     }
 
     /// The words of an order that changes no answer which a test looks at.
-    pub const fn order<'w>(name: &'w str) -> [&'w str; 13] {
+    pub const fn order(name: &str) -> [&str; 13] {
         [
             "override", "set", name, "--domain", SPARE, "--site", "sh", "--state", "drain", "--owner", "o",
             "--reason", "r",

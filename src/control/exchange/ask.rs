@@ -59,7 +59,7 @@ pub(super) async fn ask(
             seen.orders = orders;
         }
     });
-    let taken = copy::take(shared, peer, site, answer).await.and(goes_on(last.as_ref(), &state));
+    let taken = copy::take(shared, peer, site, answer).await.and_then(|()| goes_on(last.as_ref(), &state));
     shared.sites.change(site, |seen| seen.refused = taken.as_ref().err().map(ToString::to_string));
     match taken {
         Ok(()) => Ok(state),
