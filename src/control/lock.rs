@@ -415,6 +415,8 @@ where
             }
         };
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = stopped(&mut stopping) => return,
         }

@@ -120,6 +120,8 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     let mut retry = Retry::new("writing the orders that the engine has lost");
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             news = follower.next() => if !matches!(news, News::Read(reading) if reading.changed) {
                 continue;
             },
