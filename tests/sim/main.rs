@@ -132,11 +132,6 @@ fn a_seed_repeats_itself() {
     repeats_itself(Kind::Alone, (seeds(50) / 40).max(5));
 }
 
-#[test]
-fn a_seed_of_connected_sites_repeats_itself() {
-    repeats_itself(Kind::Connected, (seeds(20) / 40).max(3));
-}
-
 /// The invariant that a violation names.
 fn breaks(kind: Kind, sabotage: Sabotage, invariant: &str) {
     let named = |report: &Report| report.violations.iter().any(|it| it.starts_with(invariant));

@@ -100,8 +100,6 @@ impl Engine for Link {
         if self.sabotage == Sabotage::CountStale && prefix == keys::HEARTBEATS {
             inputs.revive(&mut read.value);
         }
-        drop(inputs);
-        sabotage::hides(self.sabotage, prefix, &mut read.value);
         Ok(read)
     }
 

@@ -139,6 +139,10 @@ impl Simulation {
         let Some(handle) = self.handle_of(id) else { return };
         let life = self.nodes[&id].life;
         let drains = handle.drains().borrow().clone();
+        // An engine that was put back to an earlier state has lost the record.
+        if !self.connected.engines.rolled_back.is_empty() {
+            return;
+        }
         let witnessed = self.connected.drained.witnessed.entry((id, life)).or_default();
         witnessed.extend(drains.witnessed.iter().cloned());
         for drain in witnessed.iter() {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use store::{engine::Engine as _, handle::Handle};
+use store::{discovery::Standing, engine::Engine as _, handle::Handle};
 
 use crate::{
     net::{Id, lock},
     node::Role,
-    run::Simulation,
+    run::{Sabotage, Simulation},
     world::World,
 };
 
@@ -30,9 +30,13 @@ impl Gateways {
     }
 }
 
-/// The instances that a node has.
-fn instances(handle: &Handle) -> BTreeSet<String> {
-    handle.service("web").load().all().map(|it| it.id.clone()).collect()
+/// The instances that a node has. The sabotage: those of a dark site are forgotten.
+fn instances(handle: &Handle, sabotage: Sabotage) -> BTreeSet<String> {
+    let mut entry = (*handle.service("web").load()).clone();
+    if sabotage == Sabotage::ForgetDarkSites {
+        entry.away.retain(|_, part| !matches!(part.standing, Standing::Unreachable { .. }));
+    }
+    entry.all().map(|it| it.id.clone()).collect()
 }
 
 impl Simulation {
@@ -61,7 +65,7 @@ impl Simulation {
         for n in 0..self.world.readers {
             let id = World::reader(n);
             let Some(handle) = self.handle_of(id) else { continue };
-            let (has, life) = (instances(&handle), self.nodes[&id].life);
+            let (has, life) = (instances(&handle, self.sabotage), self.nodes[&id].life);
             let gateways = &mut self.connected.gateways;
             let before = gateways.had.insert((id, life), has.clone()).unwrap_or_default();
             if before == has {
@@ -84,7 +88,7 @@ impl Simulation {
     pub fn disagreement_about_instances(&self) -> Option<String> {
         let running = &self.connected.gateways.registered;
         (0..self.world.readers).map(World::reader).find_map(|id| {
-            let has = instances(&self.handle_of(id)?);
+            let has = instances(&self.handle_of(id)?, self.sabotage);
             (has != *running).then(|| format!("{} has the instances {has:?} of {running:?}", World::name(id)))
         })
     }

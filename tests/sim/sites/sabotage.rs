@@ -31,9 +31,8 @@ pub async fn tampers_with(ways: &Ways, body: &[u8]) {
 
 /// What is done to engines between two windows.
 pub fn between_windows(simulation: &mut Simulation) {
-    match simulation.sabotage {
-        Sabotage::CopyOlder => copy_older(simulation),
-        _ => {}
+    if simulation.sabotage == Sabotage::CopyOlder {
+        copy_older(simulation);
     }
 }
 
@@ -70,26 +69,4 @@ pub fn loses_part(sabotage: Sabotage, op: &KvOp) -> bool {
     let KvOp::Set { key, .. } = op else { return false };
     let some = || key.bytes().map(u32::from).sum::<u32>() % 3 == 0;
     sabotage == Sabotage::HalfCopy && key.starts_with(keys::CONFIG_SHARDS) && some()
-}
-
-/// What the sabotage shows a reader of a prefix instead.
-pub fn hides(sabotage: Sabotage, prefix: &str, entries: &mut Vec<KvEntry>) {
-    match sabotage {
-        // A site that is dark is no longer told of.
-        Sabotage::ForgetDarkSites if prefix == keys::REMOTE_HEADS => {
-            for entry in entries.iter_mut() {
-                let Ok(mut head) = serde_json::from_slice::<serde_json::Value>(&entry.value) else {
-                    continue;
-                };
-                if head.get("dark").is_some_and(|it| !it.is_null()) {
-                    head["sequence"] = 0.into();
-                    head["base"] = "nothing".into();
-                    head["link"] = 0.into();
-                    head["floor"] = 0.into();
-                    entry.value = serde_json::to_vec(&head).unwrap().into();
-                }
-            }
-        }
-        _ => {}
-    }
 }
