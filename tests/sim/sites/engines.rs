@@ -164,7 +164,9 @@ impl Engines {
         let kept = |it: Generation| {
             lost.iter().any(|lost| (lost.epoch, lost.site) == (it.epoch, it.site) && it.number <= lost.number)
         };
-        for generation in self.applied.keys().filter(|it| !self.excused.contains(it)) {
+        // A promotion that gave way with the same documents has lost nothing. What was applied in it is looked at by itself.
+        let applied = self.applied.iter().filter(|(_, mark)| mark.is_some()).map(|(it, _)| it);
+        for generation in applied.filter(|it| !self.excused.contains(it)) {
             if !Self::contains(held, *generation) && !kept(*generation) {
                 wrong.push(format!(
                     "lost: {generation} was acknowledged, is not in {}, and no control has it among the lost ones",
