@@ -21,4 +21,4 @@ pub use crate::api::exchange;
 pub use error::{Failures, PeerError};
 pub use metrics::PeerMetrics;
 pub use peer::{Answer, Carrier, Peer, Request};
-pub use peers::{Own, Peers};
+pub use peers::{Carriers, Own, Peers};

@@ -179,9 +179,12 @@ impl Company {
         Changes(self.0.subscribe())
     }
 
-    /// False while the verdicts of this node must not be published.
-    pub(super) fn may_publish(&self) -> bool {
-        self.0.borrow().may_publish()
+    /// False while the verdicts of this node must not be published. A control that starts may see its first documents here
+    /// before [`follow`] has looked at them; if these name other sites, those are asked first.
+    pub(super) fn may_publish(&self, snapshot: &Snapshot, site: &Name) -> bool {
+        let reliance = self.0.borrow();
+        let starts = reliance.standing == Standing::Starting;
+        reliance.may_publish() && !(starts && names_others(snapshot, site))
     }
 
     /// The answer of another site that is to be adopted.

@@ -180,6 +180,26 @@ fn refuse_away_from_home(shared: &Shared, stored: &Stored, plan: &Plan) -> Resul
     Err(ChangeError::AwayFromHome { home, text })
 }
 
+/// Refuses to commit on documents that are older than others that this control knows of: the engine's data were put back to
+/// an earlier state, and the numbers of generations that others have already would be given out a second time.
+fn refuse_on_older(shared: &Shared, stored: &Stored, plan: &Plan) -> Result<(), ChangeError> {
+    let present = stored.generation();
+    if !plan.is_commit() || present.site.is_empty() {
+        return Ok(());
+    }
+    let runs = shared.handle.snapshot().map(|it| it.generation);
+    // What is refused here never comes, so nothing waits for it.
+    let told = shared.sites.all().into_values().filter(|it| it.refused.is_none());
+    let told = told.filter_map(|it| it.state).map(|it| it.generation);
+    match told.chain(runs).max().filter(|newest| *newest > present) {
+        None => Ok(()),
+        Some(newest) => Err(ChangeError::conflict(format!(
+            "the engine here has generation {present}, and there was {newest} already: wait until it was copied from another \
+             site, or restore a backup if no site has it"
+        ))),
+    }
+}
+
 /// Waits until this node runs a generation, so that a new token works here when the command that made it returns.
 pub(super) async fn wait_until_followed(shared: &Shared, generation: Generation) {
     let mut snapshots = shared.handle.snapshots();
@@ -247,6 +267,7 @@ pub(super) async fn commit_with(
             Planned::Changed(plan) => plan,
         };
         refuse_away_from_home(shared, &stored, &plan)?;
+        refuse_on_older(shared, &stored, &plan)?;
         let differences = plan.differences().to_vec();
         let warnings = plan.world().family_warnings(now, &places);
         let changes_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);

@@ -103,6 +103,8 @@ impl ControlHandle {
                 return state;
             }
             tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself.
+                biased;
                 Ok(()) = snapshots.changed() => {}
                 Ok(()) = nodes.changed() => {}
                 // The node ends; what it told last stays.

@@ -22,6 +22,8 @@ use super::{SeenSites, Shared};
 
 /// How often records that have ended are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How soon the orders are looked at again while the engine has another configuration than this node.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How soon that is tried again after a failure.
 const TIDY_AGAIN: Duration = Duration::from_secs(2);
 /// The longest wait for a change of the orders.
@@ -118,41 +120,50 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     let mut forget = tokio::time::interval(FORGET_EVERY);
     forget.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut retry = Retry::new("writing the orders that the engine has lost");
+    let mut looked = true;
     loop {
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             news = follower.next() => if !matches!(news, News::Read(reading) if reading.changed) {
                 continue;
             },
             Ok(()) = snapshots.changed() => {}
+            () = tokio::time::sleep(LOOK_AGAIN), if !looked => {}
             _ = forget.tick() => if let Err(error) = tidy(&shared).await {
                 tracing::debug!(%error, "the orders could not be tidied up");
                 forget.reset_after(TIDY_AGAIN);
             },
         }
-        while let Err(error) = write_lost(&shared).await {
-            retry.wait_after(&error).await;
-        }
+        looked = loop {
+            match write_lost(&shared).await {
+                Ok(looked) => break looked,
+                Err(error) => retry.wait_after(&error).await,
+            }
+        };
         retry.succeeded();
     }
 }
 
-/// Writes the orders that this node runs and the engine does not have.
-async fn write_lost(shared: &Shared) -> Result<(), NotWritten> {
+/// Writes the orders that this node runs and the engine does not have; false if that has to be looked at again, because the
+/// engine has another configuration than this node at present.
+async fn write_lost(shared: &Shared) -> Result<bool, NotWritten> {
     let engine = shared.engine.as_ref();
     let head = commit::copy::read_head(engine).await?;
-    let Some(snapshot) = shared.handle.snapshot() else { return Ok(()) };
-    // Over another configuration other orders may hold, after a restore; this node follows it soon.
+    let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
+    // Over another configuration other orders may hold, after a restore. This node follows a later one, and an earlier one
+    // is replaced by that of another site.
     if head.is_none_or(|head| head.generation() != snapshot.generation) {
-        return Ok(());
+        return Ok(false);
     }
     let mut stored = commit::read_orders(engine).await?;
     if stored.merge_at(snapshot.orders.all.records(), shared.handle.now()).is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let who = format!("node {}", shared.config.node);
     let known: Vec<&OrderRecord> = snapshot.orders.all.records().collect();
     add(shared, &who, "orders that the engine had lost", known).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Sees to it that the prefix of the orders has a key, and that it has no records of orders that ended long ago.
@@ -241,8 +252,16 @@ mod tests {
         let stored = || async { commit::read_orders(fixture.engine.as_ref()).await.unwrap() };
         let before = stored().await;
         assert!(before.current(&target).is_some());
-        // As after a restart of the engine from an older copy of its data.
+        // As after a restart of the engine from an older copy of its data, which another site mends later.
+        let head = fixture.engine.kv_get(keys::CONFIG_HEAD, None).await.unwrap().value.unwrap().value;
+        let mut older: serde_json::Value = serde_json::from_slice(&head).unwrap();
+        older["generation"]["number"] = 0.into();
+        fixture.set(keys::CONFIG_HEAD.to_owned(), &older).await;
         fixture.delete(key).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(stored().await.current(&target).is_none(), "another configuration may have other orders");
+        let head: serde_json::Value = serde_json::from_slice(&head).unwrap();
+        fixture.set(keys::CONFIG_HEAD.to_owned(), &head).await;
         while stored().await.current(&target).is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

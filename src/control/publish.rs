@@ -83,7 +83,8 @@ impl Publisher {
         if let Some(best) = self.shared.adoption.best() {
             return self.adopt(&best, &snapshot).await;
         }
-        if !self.shared.adoption.may_publish() || !self.has_what_was_adopted().await? {
+        let may_publish = self.shared.adoption.may_publish(&snapshot, &self.shared.config.site);
+        if !may_publish || !self.has_what_was_adopted().await? {
             return Ok(true);
         }
         let verdicts = self.shared.handle.health_view().await.verdicts;

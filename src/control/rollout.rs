@@ -28,6 +28,8 @@ impl ControlHandle {
                 return rollout;
             }
             tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself.
+                biased;
                 Ok(()) = nodes.changed() => {}
                 Ok(()) = sites.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -12,7 +13,7 @@ use store::{
     snapshot::Snapshot,
 };
 
-use super::{Peer, PeerMetrics, files::PeerFiles, http::Http};
+use super::{Carrier, Peer, PeerMetrics, files::PeerFiles, http::Http};
 use crate::certificate::CertificateFiles;
 
 /// Who we are towards other sites.
@@ -30,6 +31,28 @@ pub struct Own {
     pub folder: PathBuf,
 }
 
+/// Makes what carries requests to a site: over HTTP, or over a simulated network.
+pub trait Carriers: fmt::Debug + Send + Sync + 'static {
+    /// What carries requests to a site at the URLs of `control`; `site` is `None` if whichever site answers there is meant.
+    fn carrier(&self, own: &Own, site: Option<&Name>, control: &SiteControl) -> Arc<dyn Carrier>;
+}
+
+#[derive(Debug)]
+struct OverHttp;
+
+impl Carriers for OverHttp {
+    fn carrier(&self, own: &Own, site: Option<&Name>, control: &SiteControl) -> Arc<dyn Carrier> {
+        let files = PeerFiles {
+            site: site.cloned(),
+            is_encrypted: control.urls.iter().any(ControlUrl::is_https),
+            ca: control.ca_file.clone(),
+            token: control.token_file.clone(),
+            own: own.certificate.clone(),
+        };
+        Arc::new(Http::new(files, control.urls.clone()))
+    }
+}
+
 /// The controls of other sites, as the documents that this node runs have them at present. Clones are one.
 #[derive(Clone, Debug)]
 pub struct Peers(Arc<Shared>);
@@ -38,6 +61,7 @@ pub struct Peers(Arc<Shared>);
 struct Shared {
     own: Own,
     handle: Handle,
+    carriers: Arc<dyn Carriers>,
     metrics: Arc<PeerMetrics>,
     known: Mutex<Known>,
 }
@@ -53,7 +77,13 @@ impl Peers {
     /// Those of the documents that `handle` has.
     #[must_use]
     pub fn new(own: Own, handle: Handle) -> Self {
-        Self(Arc::new(Shared { own, handle, metrics: Arc::default(), known: Mutex::default() }))
+        Self::over(own, handle, Arc::new(OverHttp))
+    }
+
+    /// As [`Peers::new`], over other carriers than HTTP.
+    #[must_use]
+    pub fn over(own: Own, handle: Handle, carriers: Arc<dyn Carriers>) -> Self {
+        Self(Arc::new(Shared { own, handle, carriers, metrics: Arc::default(), known: Mutex::default() }))
     }
 
     /// Who we are towards them.
@@ -100,14 +130,8 @@ impl Peers {
     }
 
     fn made(&self, site: Option<Name>, control: SiteControl) -> Peer {
-        let files = PeerFiles {
-            site: site.clone(),
-            is_encrypted: control.urls.iter().any(ControlUrl::is_https),
-            ca: control.ca_file,
-            token: control.token_file,
-            own: self.0.own.certificate.clone(),
-        };
-        Peer::over(site, Arc::new(Http::new(files, control.urls)), self.metrics())
+        let carrier = self.0.carriers.carrier(&self.0.own, site.as_ref(), &control);
+        Peer::over(site, carrier, self.metrics())
     }
 
     fn with_known<T>(&self, read: impl FnOnce(&Known) -> T) -> T {

@@ -1,12 +1,12 @@
 //! The answers of a reader, and whether they are sound: the class of each site for a domain is computed here a second time.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use store::{
     board::{Board, Reading},
     health::State,
     locality::RegionId,
-    model::{Moment, OverrideState, RecoveryMode, WhenNone},
+    model::{Authority, Moment, Override, OverrideState, RecoveryMode, WhenNone},
     snapshot::{Snapshot, SteeredDomain, SteeredSite},
     steering::{self, Family, FamilyOutcome, Look, Outcome},
 };
@@ -165,7 +165,12 @@ pub fn class(
         OverrideState::Down => 2,
     };
     let both = |class| (class, class);
-    match site.overrides.iter().map(|it| it.state).max_by_key(strictness) {
+    let ended = |it: &&Arc<Override>| it.expires.is_some_and(|at| at.as_millisecond() <= now.0 as i64);
+    let asks = |it: &&Arc<Override>| it.state != OverrideState::Release && !ended(it);
+    // A person's outranks every tool's.
+    let rank = |it: &(Authority, OverrideState)| (it.0, strictness(&it.1));
+    let all = site.overrides.iter().filter(asks).map(|it| (it.authority, it.state));
+    match all.max_by_key(rank).map(|(_, state)| state) {
         Some(OverrideState::Release | OverrideState::Up) => return both(Class::Up),
         Some(OverrideState::Drain) => return both(Class::Draining),
         Some(OverrideState::Down) => return both(Class::ForcedDown),
@@ -184,7 +189,8 @@ pub fn class(
     }
 }
 
-/// True if a hold-down ended since the last look, or a ramp was under way: what changes answers without a message.
+/// True if an override or a hold-down ended since the last look, or a ramp was under way: what changes answers without a
+/// message.
 pub fn recovered_until_now(
     domain: &SteeredDomain,
     region: Option<RegionId>,
@@ -193,6 +199,11 @@ pub fn recovered_until_now(
     gap: u64,
 ) -> bool {
     let slack = Duration::from_millis(gap + gap / 10 + 50);
+    let ends = domain.sites.iter().flat_map(|it| it.overrides.iter()).filter_map(|it| it.expires);
+    let mut ends = ends.map(|it| Moment(it.as_millisecond() as u64));
+    if ends.any(|at| at <= now && now <= at.after(slack)) {
+        return true;
+    }
     domain.sites.iter().any(|site| {
         let reading = reading(site, region, board);
         let admitted = admitted(domain, site, reading, board).filter(|_| reading.recovered);

@@ -1,6 +1,9 @@
 //! How nodes start: the program's own parts, each given its rim.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use prober::Admin;
 use store::{
@@ -8,10 +11,10 @@ use store::{
     engine::embedded::{self, Embedded},
     follow::{self, Identity, Options},
     handle::Clock,
-    model::Moment,
+    model::{ControlUrl, Moment, Name},
 };
 use tokio::{runtime::Runtime, time::Instant};
-use waypost::control;
+use waypost::{control, sites::Own};
 
 use crate::{
     net::{Id, Seat, lock},
@@ -19,6 +22,10 @@ use crate::{
     oracle::Inputs,
     rim::{Doors, Evidence, Link, Office, POLL, Roads},
     run::{Sabotage, Simulation},
+    sites::{
+        self,
+        carry::{Door, url_of},
+    },
     world::World,
 };
 
@@ -29,7 +36,7 @@ impl Simulation {
         let runtime = runtime();
         let guard = runtime.enter();
         let seat = Seat { id, net: Arc::clone(&self.net), began: (Instant::now(), self.now), rate };
-        let clock = Clock::starting_at(Moment(World::wall(self.seed, id, life, self.now)));
+        let clock = Clock::starting_at(Moment(self.world.wall(self.seed, id, life, self.now)));
         drop(guard);
         let random = self.seed ^ (u64::from(id.0) << 32) ^ (u64::from(life) << 48);
         fastrand::seed(random);
@@ -45,9 +52,14 @@ impl Simulation {
         self.nodes.insert(id, node);
     }
 
+    fn site_name(&self, id: Id) -> Name {
+        let site = self.world.site_of(id).filter(|_| self.world.connected).unwrap_or(0);
+        format!("s{site}").parse().unwrap()
+    }
+
     fn link(&self, seat: &Seat, inputs: &Arc<Mutex<Inputs>>) -> Arc<Link> {
         let reader = seat.id.0 / 10 == 3;
-        let sabotage = if reader { self.sabotage } else { Sabotage::None };
+        let sabotage = if reader || self.world.connected { self.sabotage } else { Sabotage::None };
         let engine = self.world.engine_of[&seat.id];
         Arc::new(Link { seat: seat.clone(), engine, inputs: Arc::clone(inputs), sabotage })
     }
@@ -61,24 +73,40 @@ impl Simulation {
         life: u32,
     ) -> Role {
         let link = self.link(seat, &Arc::default());
-        let (handle, memory, identity) = (slot(), memory.clone(), identity(seat.id, "control", life));
-        let kept = Arc::clone(&handle);
-        let config = control::Config::new(
-            World::name(seat.id).parse().unwrap(),
-            "s0".parse().unwrap(),
-            identity.boot.clone(),
-        );
+        let site = self.site_name(seat.id);
+        let memory = memory.clone();
+        let (handle, door, identity) = (slot(), slot(), identity(seat.id, &site, &["control"], life));
+        let (kept, opened) = (Arc::clone(&handle), Arc::clone(&door));
+        let node: Name = World::name(seat.id).parse().unwrap();
+        let mut config = control::Config::new(node.clone(), site.clone(), identity.boot.clone());
+        let joins = self.world.connected && site.as_str() != "s0";
+        config.joins = joins;
+        config.lost = self.connected.lost.get(&seat.id).map(|it| it.path().to_owned());
+        let boot = identity.boot.clone();
+        let own = Own { site, node, boot, certificate: None, folder: PathBuf::new() };
+        let home: Vec<ControlUrl> =
+            self.world.controls_of(0).into_iter().map(|it| url_of(it).parse().unwrap()).collect();
+        let connected = self.world.connected;
         runtime.spawn(async move {
-            let engine: Arc<Link> = link;
+            let engine: Arc<Link> = Arc::clone(&link);
             let options = Options { heartbeat_every: control::HEARTBEAT_EVERY, ..options() };
             let (handle, follower) =
                 follow::start_from(engine.clone(), memory, clock, identity, options).await;
-            let control = control::start(config, engine, handle);
+            let control = control::start(config, engine, handle.clone());
+            let exchange = control.handle();
             *lock(&kept) = Some(control.handle());
-            control.run(std::future::pending()).await.unwrap();
+            let door = Door::new(link, handle, control.handle(), own);
+            let peers = door.peers.clone();
+            *lock(&opened) = Some(door);
+            let join = joins.then(|| peers.at(home, None, "/site.token".into()));
+            tokio::select! {
+                biased;
+                ran = control.run(std::future::pending()) => ran.unwrap(),
+                () = exchange.follow_sites(peers, join), if connected => {}
+            }
             drop(follower);
         });
-        Role::Control { handle }
+        Role::Control { handle, door }
     }
 
     fn start_reader(
@@ -91,16 +119,27 @@ impl Simulation {
     ) -> Role {
         let inputs: Arc<Mutex<Inputs>> = Arc::default();
         let link = self.link(seat, &inputs);
-        let (handle, memory, identity) = (slot(), memory.clone(), identity(seat.id, "dns", life));
+        let roles: &[&str] = if self.world.connected { &["dns", "proxy"] } else { &["dns"] };
+        let (handle, memory) = (slot(), memory.clone());
+        let identity = identity(seat.id, &self.site_name(seat.id), roles, life);
         let kept = Arc::clone(&handle);
+        let (connected, chance) = (self.world.connected, self.seed ^ u64::from(seat.id.0));
+        let (node, boot) = (World::name(seat.id).parse().unwrap(), identity.boot.clone());
         let sites = (0..self.world.sites).map(|n| (World::address(n), World::site(n))).collect();
         let dialer = Arc::new(Doors { seat: seat.clone(), sites });
         let options = Options { dialer: Some(dialer), ..options() };
         runtime.spawn(async move {
             let (handle, follower) = follow::start_from(link, memory, clock, identity, options).await;
-            *lock(&kept) = Some(handle);
+            let following = handle.follow_services();
+            if connected {
+                following.set(["web".to_owned()].into());
+            }
+            *lock(&kept) = Some(handle.clone());
+            if connected {
+                sites::drains::obey(handle, node, boot, chance).await;
+            }
             std::future::pending::<()>().await;
-            drop(follower);
+            drop((follower, following));
         });
         Role::Reader { handle, inputs }
     }
@@ -109,7 +148,7 @@ impl Simulation {
         let evidence: Arc<Mutex<Evidence>> = Arc::default();
         let number = seat.id.0 % 10;
         let controls: Vec<Id> = (0..self.world.controls).map(World::control).collect();
-        let vantage: store::model::Name = World::name(seat.id).parse().unwrap();
+        let vantage: Name = World::name(seat.id).parse().unwrap();
         let office = |control: &Id| {
             Arc::new(Office {
                 seat: seat.clone(),
@@ -145,9 +184,10 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
-fn identity(id: Id, role: &str, life: u32) -> Identity {
+fn identity(id: Id, site: &Name, roles: &[&str], life: u32) -> Identity {
     let node = World::name(id);
-    Identity { boot: format!("{node}-{life}"), node, site: "s0".into(), roles: [role.to_owned()].into() }
+    let roles = roles.iter().map(|it| (*it).to_owned()).collect();
+    Identity { boot: format!("{node}-{life}"), node, site: site.to_string(), roles }
 }
 
 fn options() -> Options {

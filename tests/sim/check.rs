@@ -131,7 +131,8 @@ impl Checker {
         }
         let mut look = Look {
             who,
-            engine: world.engine_of[&node.id],
+            // One content for a generation at all engines that are connected.
+            engine: if world.connected { World::engine(0) } else { world.engine_of[&node.id] },
             now,
             gap: now - memory.looked,
             news,
@@ -239,6 +240,10 @@ impl Look<'_> {
         let (old, new) = (memory.generation, self.snapshot.generation);
         let orders = self.snapshot.orders.digest.clone();
         let found = fingerprint(self.snapshot);
+        // With expiry, it depends on the time which overrides keep others from an effect.
+        let expires = self.snapshot.overrides.iter().any(|it| it.expires.is_some());
+        let found = if expires { String::new() } else { found };
+        let orders = if expires { "expires".to_owned() } else { orders };
         let known = content.entry((self.engine, new, orders)).or_insert_with(|| found.clone());
         if *known != found {
             self.breaks(6, &format!("has another configuration that bears generation {new}"));
@@ -264,7 +269,12 @@ impl Look<'_> {
                 self.trace(&format!("{} {before} -> {state}", target.site));
             }
             let needed = target.check.quorum.votes_needed(vantages.len());
-            let held = if self.begins { memory.may_begin_with(key, state, inputs) } else { state == before };
+            let adopted = || inputs.adopts() && inputs.published(key, state);
+            let held = if self.begins {
+                memory.may_begin_with(key, state, inputs)
+            } else {
+                state == before || adopted()
+            };
             if !held && !inputs.justifies(key, state, &vantages, needed) {
                 let (verb, of) = (if self.begins { "begins with" } else { "holds" }, vantages.len());
                 let site = &target.site;

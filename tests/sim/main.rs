@@ -3,7 +3,8 @@
 //! readers reports the invariants of the design that do not hold.
 //!
 //! `WAYPOST_SEED=n cargo test --test sim one_seed -- --nocapture` plays one seed and prints its trace, with
-//! `WAYPOST_MESSAGES=1` every message of it; `WAYPOST_SEEDS=n` sets how many seeds are played (50, or 1,000 in full).
+//! `WAYPOST_MESSAGES=1` every message of it, and with `WAYPOST_KIND=Connected` of sites whose controls are connected;
+//! `WAYPOST_SEEDS=n` sets how many seeds of each kind are played (50 and 20, or 1,000 in full).
 //!
 //! A seed repeats itself because nodes meet only between windows of time; a message's latency and loss follow from
 //! its content, not from which of two tasks sent first; and each node has its own source of random numbers.
@@ -26,6 +27,7 @@ mod operator;
 mod oracle;
 mod rim;
 mod run;
+mod sites;
 mod world;
 
 use std::{
@@ -37,22 +39,23 @@ use std::{
 };
 
 use net::lock;
-use run::{Report, Sabotage, run};
+use run::{Kind, Report, Sabotage, run};
 
 /// The first seed; the others follow it.
 const FIRST: u64 = 1;
 
-fn seeds() -> u64 {
+fn seeds(short: u64) -> u64 {
     if let Some(count) = std::env::var("WAYPOST_SEEDS").ok().and_then(|it| it.parse().ok()) {
         return count;
     }
-    if std::env::var("WAYPOST_FULL").is_ok_and(|it| it == "1") { 1_000 } else { 50 }
+    if std::env::var("WAYPOST_FULL").is_ok_and(|it| it == "1") { 1_000 } else { short }
 }
 
 /// Plays seeds on every core, and gives those the closure wants, at most `most`.
 fn search(
     count: u64,
     most: usize,
+    kind: Kind,
     sabotage: Sabotage,
     wanted: impl Fn(&Report) -> bool + Sync,
 ) -> Vec<(u64, Report)> {
@@ -64,7 +67,7 @@ fn search(
             if seed >= FIRST + count || lock(&found).len() >= most {
                 return;
             }
-            let report = run(seed, sabotage);
+            let report = run(seed, kind, sabotage);
             if wanted(&report) {
                 lock(&found).push((seed, report));
             }
@@ -79,64 +82,114 @@ fn search(
     found.into_inner().unwrap()
 }
 
-#[test]
-fn invariants_hold_in_every_seed() {
-    let failed = search(seeds(), 10, Sabotage::None, |report| !report.violations.is_empty());
+/// The name of the variable for how the sites of one seed are.
+const KIND: &str = "WAYPOST_KIND";
+
+fn hold_in_every_seed(kind: Kind, count: u64) {
+    let failed = search(count, 10, kind, Sabotage::None, |report| !report.violations.is_empty());
     let lines = failed.iter().map(|(seed, report)| {
         let first = report.violations.first().map_or("", String::as_str);
-        format!("WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}")
+        format!(
+            "{KIND}={kind:?} WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}"
+        )
     });
     let lines: Vec<String> = lines.collect();
     assert!(lines.is_empty(), "play them again:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn invariants_hold_in_every_seed() {
+    hold_in_every_seed(Kind::Alone, seeds(50));
+}
+
+#[test]
+fn invariants_hold_in_every_seed_of_connected_sites() {
+    hold_in_every_seed(Kind::Connected, seeds(20));
 }
 
 /// Plays `WAYPOST_SEED`, and prints its trace.
 #[test]
 fn one_seed() {
     let Ok(seed) = std::env::var("WAYPOST_SEED") else { return };
-    let report = run(seed.parse().expect("WAYPOST_SEED is a number"), Sabotage::None);
+    let kind =
+        if std::env::var(KIND).is_ok_and(|it| it == "Connected") { Kind::Connected } else { Kind::Alone };
+    let report = run(seed.parse().expect("WAYPOST_SEED is a number"), kind, Sabotage::None);
     println!("{}", report.trace.join("\n"));
     assert_eq!(report.violations, Vec::<String>::new());
 }
 
-#[test]
-fn a_seed_repeats_itself() {
-    for seed in FIRST..FIRST + (seeds() / 40).max(5) {
-        let (once, again) = (run(seed, Sabotage::None), run(seed, Sabotage::None));
+fn repeats_itself(kind: Kind, seeds: u64) {
+    for seed in FIRST..FIRST + seeds {
+        let (once, again) = (run(seed, kind, Sabotage::None), run(seed, kind, Sabotage::None));
         let differs = once.trace.iter().zip(&again.trace).find(|(a, b)| a != b);
-        assert_eq!(differs, None, "seed {seed}");
-        assert!(once == again, "seed {seed}");
+        assert_eq!(differs, None, "{kind:?} seed {seed}");
+        assert!(once == again, "{kind:?} seed {seed}");
     }
 }
 
+#[test]
+fn a_seed_repeats_itself() {
+    repeats_itself(Kind::Alone, (seeds(50) / 40).max(5));
+}
+
 /// The invariant that a violation names.
-fn breaks(sabotage: Sabotage, invariant: &str) {
+fn breaks(kind: Kind, sabotage: Sabotage, invariant: &str) {
     let named = |report: &Report| report.violations.iter().any(|it| it.starts_with(invariant));
-    let noticed = search(200, 1, sabotage, named);
+    let noticed = search(200, 1, kind, sabotage, named);
     assert!(!noticed.is_empty(), "{sabotage:?} breaks {invariant}, and the checker does not notice");
 }
 
 #[test]
 fn votes_of_the_silent_are_noticed() {
-    breaks(Sabotage::CountStale, "4:");
+    breaks(Kind::Alone, Sabotage::CountStale, "4:");
 }
 
 #[test]
 fn an_older_generation_is_noticed() {
-    breaks(Sabotage::AdoptOlder, "6:");
+    breaks(Kind::Alone, Sabotage::AdoptOlder, "6:");
 }
 
 #[test]
 fn empty_answers_are_noticed() {
-    breaks(Sabotage::EmptyWhenDown, "3:");
+    breaks(Kind::Alone, Sabotage::EmptyWhenDown, "3:");
 }
 
 #[test]
 fn forgetting_is_noticed() {
-    breaks(Sabotage::ForgetWhenCut, "1:");
+    breaks(Kind::Alone, Sabotage::ForgetWhenCut, "1:");
 }
 
 #[test]
 fn a_vantage_that_never_doubts_itself_is_noticed() {
-    breaks(Sabotage::BlindToItself, "4:");
+    breaks(Kind::Alone, Sabotage::BlindToItself, "4:");
+}
+
+#[test]
+fn orders_taken_without_comparing_are_noticed() {
+    breaks(Kind::Connected, Sabotage::OrdersAsTheyCome, "orders:");
+}
+
+#[test]
+fn an_older_copy_is_noticed() {
+    breaks(Kind::Connected, Sabotage::CopyOlder, "back:");
+}
+
+#[test]
+fn a_half_copy_is_noticed() {
+    breaks(Kind::Connected, Sabotage::HalfCopy, "whole:");
+}
+
+#[test]
+fn an_ignored_adoption_is_noticed() {
+    breaks(Kind::Connected, Sabotage::IgnoreAdoptions, "adoption:");
+}
+
+#[test]
+fn instances_of_dark_sites_that_are_forgotten_are_noticed() {
+    breaks(Kind::Connected, Sabotage::ForgetDarkSites, "instances:");
+}
+
+#[test]
+fn a_caller_with_the_name_of_another_site_is_noticed() {
+    breaks(Kind::Connected, Sabotage::AcceptOtherNames, "forged:");
 }

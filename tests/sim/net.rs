@@ -9,7 +9,9 @@ use std::{
 
 use prober::Failed;
 use store::{
-    engine::{EngineError, Indexed, KvEntry, KvOp, Session, SessionId, SessionSpec, TxnOutcome, Wait},
+    engine::{
+        Endpoint, EngineError, Indexed, KvEntry, KvOp, Session, SessionId, SessionSpec, TxnOutcome, Wait,
+    },
     health::{Batch, BatchReply, Work},
     keys,
     model::Name,
@@ -37,6 +39,30 @@ pub enum Call {
     SessionRenew(SessionId),
     SessionDestroy(SessionId),
     Sessions,
+    Services(Option<Wait>),
+    Health(String, Option<Wait>),
+    Evict(Endpoint, String),
+    Readmit(Endpoint),
+}
+
+/// A call of a site's control by the control of another site.
+#[derive(Clone, Debug)]
+pub struct SiteCall {
+    pub path: String,
+    pub body: Option<Vec<u8>>,
+    /// The site that is meant, if the caller knows it.
+    pub meant: Option<Name>,
+    /// The secret that it sends, and the site in the certificate that it shows.
+    pub secret: String,
+    pub shown: Name,
+}
+
+/// The answer to it: the status of HTTP, the site that answers, and the body.
+#[derive(Clone, Debug)]
+pub struct SiteAnswer {
+    pub status: u16,
+    pub site: Option<String>,
+    pub body: Vec<u8>,
 }
 
 /// The answer of an engine.
@@ -50,6 +76,8 @@ pub enum Value {
     Renewed(bool),
     Done,
     Sessions(Vec<Session>),
+    Services(Indexed<BTreeMap<String, Vec<String>>>),
+    Endpoints(Indexed<Vec<Endpoint>>),
 }
 
 /// A request between nodes.
@@ -58,6 +86,7 @@ pub enum Request {
     Engine(Call),
     Report(Batch),
     Work { vantage: Name, index: u64 },
+    Site(SiteCall),
 }
 
 impl Request {
@@ -72,6 +101,12 @@ impl Request {
             | KvOp::Lock { key, .. }
             | KvOp::Unlock { key, .. } => key.clone(),
             KvOp::DeleteTree { prefix } => prefix.clone(),
+        };
+        // Drains and audit entries have a random id each.
+        let key = |op: &KvOp| {
+            let key = key(op);
+            let random = [keys::DRAINS, keys::RECEIPTS].into_iter().find(|it| key.starts_with(it));
+            random.map_or(key, str::to_owned)
         };
         let about = match self {
             Self::Engine(Call::Get(key, _)) => format!("get {key}"),
@@ -91,6 +126,11 @@ impl Request {
             Self::Engine(Call::SessionRenew(_)) => "renew".to_owned(),
             Self::Engine(Call::SessionDestroy(_)) => "destroy".to_owned(),
             Self::Engine(Call::Sessions) => "sessions".to_owned(),
+            Self::Engine(Call::Services(_)) => "services".to_owned(),
+            Self::Engine(Call::Health(service, _)) => format!("health {service}"),
+            Self::Engine(Call::Evict(endpoint, _)) => format!("evict {}", endpoint.id),
+            Self::Engine(Call::Readmit(endpoint)) => format!("readmit {}", endpoint.id),
+            Self::Site(call) => format!("site {}", call.path),
             Self::Report(_) => "report".to_owned(),
             Self::Work { .. } => "work".to_owned(),
         };
@@ -106,6 +146,7 @@ pub enum Response {
     Engine(Result<Value, EngineError>),
     Report(Result<BatchReply, Failed>),
     Work(Result<Work, Failed>),
+    Site(SiteAnswer),
     /// The connection broke.
     Reset,
 }
@@ -149,6 +190,8 @@ pub struct State {
     waiting: BTreeMap<(Id, u64), oneshot::Sender<Response>>,
     requests: BTreeMap<(Id, u64), Id>,
     cuts: BTreeMap<Pair, Gone>,
+    /// What is sent the one way vanishes.
+    deaf: BTreeSet<(Id, Id)>,
     slow: BTreeMap<Pair, u64>,
     lossy: BTreeMap<Pair, f64>,
     down: BTreeSet<Id>,
@@ -184,7 +227,14 @@ impl State {
         }
     }
 
+    /// Everything that `from` sends to `to` vanishes.
+    pub fn cut_one_way(&mut self, from: Id, to: Id) {
+        self.deaf.insert((from, to));
+    }
+
     pub fn heal(&mut self, a: Id, b: Id) {
+        self.deaf.remove(&(a, b));
+        self.deaf.remove(&(b, a));
         self.cuts.remove(&pair(a, b));
         self.slow.remove(&pair(a, b));
         self.lossy.remove(&pair(a, b));
@@ -192,8 +242,15 @@ impl State {
 
     pub fn heal_all(&mut self) {
         self.cuts.clear();
+        self.deaf.clear();
         self.slow.clear();
         self.lossy.clear();
+    }
+
+    /// True if some link or node is not as it should be.
+    pub fn is_disturbed(&self) -> bool {
+        let links = [self.cuts.is_empty(), self.slow.is_empty(), self.lossy.is_empty(), self.deaf.is_empty()];
+        links.contains(&false) || !self.down.is_empty()
     }
 
     pub fn slow(&mut self, a: Id, b: Id, millis: u64) {
@@ -204,8 +261,14 @@ impl State {
         self.lossy.insert(pair(a, b), share);
     }
 
+    /// Whether a connection is possible.
     pub fn is_cut(&self, a: Id, b: Id) -> Option<Gone> {
-        self.cuts.get(&pair(a, b)).copied()
+        self.is_cut_on_the_way(a, b).or_else(|| self.is_cut_on_the_way(b, a))
+    }
+
+    fn is_cut_on_the_way(&self, from: Id, to: Id) -> Option<Gone> {
+        let deaf = self.deaf.contains(&(from, to)).then_some(Gone::Silent);
+        self.cuts.get(&pair(from, to)).copied().or(deaf)
     }
 
     /// The node died: its requests are forgotten, and those that wait for it get a reset or nothing.
@@ -262,7 +325,7 @@ impl State {
         let (answer, answered) = oneshot::channel();
         let mut random = draw(self.seed, &[from.0.into(), to.0.into(), number]);
         let latency = self.latency(from, to, &mut random);
-        let refused = match self.is_cut(from, to) {
+        let refused = match self.is_cut_on_the_way(from, to) {
             Some(how) => Some(how),
             None if self.is_down(to) => Some(if random.f64() < 0.8 { Gone::Refused } else { Gone::Silent }),
             None if self.loses(from, to, &mut random) => Some(Gone::Silent),
@@ -289,7 +352,7 @@ impl State {
     /// Sends an answer back.
     pub fn respond(&mut self, from: Id, to: Id, number: u64, response: Response, at: u64) {
         let mut random = draw(self.seed, &[1 << 32, from.0.into(), to.0.into(), number]);
-        let response = match self.is_cut(from, to) {
+        let response = match self.is_cut_on_the_way(from, to) {
             Some(Gone::Silent) => return,
             Some(Gone::Refused) => Response::Reset,
             None if self.is_down(from) || self.loses(from, to, &mut random) => return,

@@ -10,6 +10,7 @@ use crate::{
     net::{Body, Id, Message, Request, Response, Seat, lock},
     oracle::Inputs,
     rim::{Evidence, POLL, serve},
+    sites::carry::Door,
 };
 
 pub type Slot<T> = Arc<Mutex<Option<T>>>;
@@ -21,7 +22,7 @@ pub fn slot<T>() -> Slot<T> {
 /// What a node is.
 pub enum Role {
     Engine { engine: Slot<Arc<Embedded>> },
-    Control { handle: Slot<ControlHandle> },
+    Control { handle: Slot<ControlHandle>, door: Slot<Door> },
     Prober { evidence: Arc<Mutex<Evidence>> },
     Reader { handle: Slot<Handle>, inputs: Arc<Mutex<Inputs>> },
 }
@@ -87,7 +88,11 @@ impl Node {
                 let Some(engine) = lock(engine).clone() else { return };
                 tokio::spawn(async move { respond(Response::Engine(serve(engine.as_ref(), call).await)) });
             }
-            (Role::Control { handle }, request) => {
+            (Role::Control { door, .. }, Request::Site(call)) => {
+                let Some(door) = lock(door).clone() else { return respond(Response::Reset) };
+                tokio::spawn(async move { respond(Response::Site(door.answer(call).await)) });
+            }
+            (Role::Control { handle, .. }, request) => {
                 let Some(control) = lock(handle).clone() else { return respond(Response::Reset) };
                 tokio::spawn(async move { respond(at_control(control, request).await) });
             }
@@ -107,6 +112,6 @@ async fn at_control(control: ControlHandle, request: Request) -> Response {
         Request::Work { vantage, index } => {
             Response::Work(control.work(vantage.as_str(), index, POLL).await.map_err(failed))
         }
-        Request::Engine(_) => Response::Reset,
+        Request::Engine(_) | Request::Site(_) => Response::Reset,
     }
 }

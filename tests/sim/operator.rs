@@ -25,6 +25,9 @@ pub struct Operated {
 
 impl Simulation {
     pub fn operate_all(&mut self) {
+        if self.world.connected {
+            return;
+        }
         for n in 0..self.world.engines {
             let id = World::engine(n);
             if !self.operated[&id].stale || self.now >= self.world.over {

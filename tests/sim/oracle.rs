@@ -18,6 +18,9 @@ use tokio::time::Instant;
 /// decided within them.
 const FRESH: Duration = Duration::from_millis(6_200);
 
+/// The verdicts of another site are taken within this after it was read that they are adopted.
+const ADOPTED: Duration = Duration::from_secs(4);
+
 /// The reports of one vantage.
 #[derive(Clone, Debug, Default)]
 struct Reported {
@@ -35,6 +38,8 @@ pub struct Inputs {
     /// The reports before each message since the last look.
     before: Vec<Votes>,
     published: BTreeMap<TargetKey, State>,
+    /// The adoption that was read last, and when it was a new one.
+    adoption: (Option<Option<Vec<u8>>>, Option<Instant>),
     /// Counts the messages.
     pub count: u64,
     /// The engine could not be read.
@@ -80,7 +85,7 @@ impl Inputs {
                     shards.flat_map(|it| it.verdicts).map(|(target, verdict)| (target, verdict.state)),
                 );
             }
-            _ if prefix.starts_with(keys::CONFIG_SHARDS) => {}
+            _ if prefix.starts_with(keys::CONFIG_SHARDS) || prefix == keys::ORDERS => {}
             _ => return,
         }
         self.arrived(now);
@@ -131,6 +136,21 @@ impl Inputs {
             reported.iter().filter(|(name, it)| vantages.contains(*name) && counts(it)).count() >= needed
         };
         votes(&self.reported) || self.before.iter().any(votes)
+    }
+
+    /// It was read which verdicts of another site this one has adopted.
+    pub fn adoption(&mut self, read: Option<&KvEntry>) {
+        let read = read.map(|it| it.value.to_vec());
+        let before = self.adoption.0.replace(read.clone());
+        // A node that could not read its engine when it started takes what is there at the first reading.
+        if read.is_some() && before.is_none_or(|it| it != read) {
+            self.adoption.1 = Some(Instant::now());
+        }
+    }
+
+    /// True if an adoption was read so lately that it may take effect now.
+    pub fn adopts(&self) -> bool {
+        self.adoption.1.is_some_and(|at| at.elapsed() < ADOPTED)
     }
 
     /// True if the verdict was read from the engine.

@@ -16,8 +16,8 @@ use prober::{
 use store::{
     dial::Dial,
     engine::{
-        CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Registration, Result as Answer,
-        ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
+        CheckStatus, Endpoint, Engine, EngineError, Indexed, KvEntry, KvOp, Reading, Registration,
+        Result as Answer, ServiceChange, ServicesInUse, Session, SessionId, SessionSpec, TxnOutcome, Wait,
     },
     health::{Batch, BatchReply, State, TargetKey, Work, WorkTarget},
     keys,
@@ -29,6 +29,7 @@ use crate::{
     net::{Call, Gone, Id, Request, Response, Seat, Value, draw, lock},
     oracle::Inputs,
     run::Sabotage,
+    sites::sabotage,
 };
 
 /// The longest a poll waits at its other end.
@@ -57,7 +58,9 @@ fn strange() -> EngineError {
 impl Link {
     async fn ask(&self, call: Call) -> Answer<Value> {
         let wait = match &call {
-            Call::Get(_, wait) | Call::List(_, wait) => wait.filter(|wait| wait.after.0 > 0),
+            Call::Get(_, wait) | Call::List(_, wait) | Call::Services(wait) | Call::Health(_, wait) => {
+                wait.filter(|wait| wait.after.0 > 0)
+            }
             _ => None,
         };
         let patience = wait.map_or(PLAIN, |wait| wait.at_most + GRACE);
@@ -77,7 +80,14 @@ impl Engine for Link {
         let Value::Entry(read) = self.ask(Call::Get(key.to_owned(), wait)).await? else {
             return Err(strange());
         };
-        lock(&self.inputs).configuration(self.seat.true_now());
+        let mut inputs = lock(&self.inputs);
+        inputs.configuration(self.seat.true_now());
+        if key == keys::ADOPTION {
+            if self.sabotage == Sabotage::IgnoreAdoptions {
+                return Ok(Indexed { value: None, ..read });
+            }
+            inputs.adoption(read.value.as_ref());
+        }
         Ok(read)
     }
 
@@ -98,21 +108,31 @@ impl Engine for Link {
         Ok(keys)
     }
 
-    async fn txn(&self, ops: Vec<KvOp>) -> Answer<TxnOutcome> {
+    async fn txn(&self, mut ops: Vec<KvOp>) -> Answer<TxnOutcome> {
+        ops.retain(|it| !sabotage::loses_part(self.sabotage, it));
+        if ops.is_empty() {
+            return Ok(TxnOutcome::Committed(Vec::new()));
+        }
         let Value::Outcome(outcome) = self.ask(Call::Txn(ops)).await? else { return Err(strange()) };
         Ok(outcome)
     }
 
-    async fn services(&self, _: Option<Wait>) -> Answer<Indexed<BTreeMap<String, Vec<String>>>> {
-        Err(away())
+    async fn services(&self, wait: Option<Wait>) -> Answer<Indexed<BTreeMap<String, Vec<String>>>> {
+        let Value::Services(read) = self.ask(Call::Services(wait)).await? else { return Err(strange()) };
+        Ok(read)
     }
 
-    async fn health(&self, _: &str, _: Option<Wait>) -> Answer<Indexed<Vec<Endpoint>>> {
-        Err(away())
+    async fn health(&self, service: &str, wait: Option<Wait>) -> Answer<Indexed<Vec<Endpoint>>> {
+        let Value::Endpoints(read) = self.ask(Call::Health(service.to_owned(), wait)).await? else {
+            return Err(strange());
+        };
+        Ok(read)
     }
 
-    fn watch(self: Arc<Self>, _: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
-        mpsc::channel(1).1
+    fn watch(self: Arc<Self>, in_use: ServicesInUse) -> mpsc::Receiver<ServiceChange> {
+        let (changes, received) = mpsc::channel(16);
+        tokio::spawn(watch(self, in_use, changes));
+        received
     }
 
     async fn register(&self, _: &Registration) -> Answer<()> {
@@ -127,12 +147,12 @@ impl Engine for Link {
         Err(away())
     }
 
-    async fn evict(&self, _: &Endpoint, _: &str) -> Answer<()> {
-        Err(away())
+    async fn evict(&self, endpoint: &Endpoint, reason: &str) -> Answer<()> {
+        self.ask(Call::Evict(endpoint.clone(), reason.to_owned())).await.map(drop)
     }
 
-    async fn readmit(&self, _: &Endpoint) -> Answer<()> {
-        Err(away())
+    async fn readmit(&self, endpoint: &Endpoint) -> Answer<()> {
+        self.ask(Call::Readmit(endpoint.clone())).await.map(drop)
     }
 
     async fn session_create(&self, spec: &SessionSpec) -> Answer<SessionId> {
@@ -159,6 +179,56 @@ impl Engine for Link {
     }
 }
 
+/// Follows each service that is in use over a poll of its own.
+async fn watch(link: Arc<Link>, mut in_use: ServicesInUse, changes: mpsc::Sender<ServiceChange>) {
+    let mut polls: BTreeMap<String, tokio::task::AbortHandle> = BTreeMap::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        let wanted = Arc::clone(&in_use.borrow_and_update());
+        polls.retain(|service, poll| {
+            let stays = wanted.contains(service);
+            if !stays {
+                poll.abort();
+            }
+            stays
+        });
+        for service in wanted.iter() {
+            polls.entry(service.clone()).or_insert_with(|| {
+                tasks.spawn(follow_service(Arc::clone(&link), service.clone(), changes.clone()))
+            });
+        }
+        tokio::select! {
+            biased;
+            changed = in_use.changed() => if changed.is_err() { return },
+            () = changes.closed() => return,
+        }
+    }
+}
+
+async fn follow_service(link: Arc<Link>, service: String, changes: mpsc::Sender<ServiceChange>) {
+    let (mut after, mut away) = (None, false);
+    loop {
+        let wait = after.map(|after| Wait { after, at_most: POLL });
+        let reading = match link.health(&service, wait).await {
+            Ok(read) => {
+                let news = away || after != Some(read.index);
+                (after, away) = (Some(read.index), false);
+                news.then_some(Reading::Answered(read))
+            }
+            Err(error) => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let news = !std::mem::replace(&mut away, true);
+                after = None;
+                news.then(|| Reading::Unreachable(error.to_string()))
+            }
+        };
+        let Some(reading) = reading else { continue };
+        if changes.send(ServiceChange { service: service.clone(), reading }).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// The engine's other end.
 pub async fn serve(engine: &dyn Engine, call: Call) -> Answer<Value> {
     Ok(match call {
@@ -173,6 +243,16 @@ pub async fn serve(engine: &dyn Engine, call: Call) -> Answer<Value> {
             Value::Done
         }
         Call::Sessions => Value::Sessions(engine.sessions().await?),
+        Call::Services(wait) => Value::Services(engine.services(wait).await?),
+        Call::Health(service, wait) => Value::Endpoints(engine.health(&service, wait).await?),
+        Call::Evict(endpoint, reason) => {
+            engine.evict(&endpoint, &reason).await?;
+            Value::Done
+        }
+        Call::Readmit(endpoint) => {
+            engine.readmit(&endpoint).await?;
+            Value::Done
+        }
     })
 }
 
@@ -251,6 +331,11 @@ pub struct Doors {
 #[async_trait]
 impl store::dial::Dialer for Doors {
     async fn dial(&self, dial: &Dial) -> store::dial::Answer {
+        if dial.address.starts_with("192.0.3.") {
+            // Instances of connected sites are reached whatever is cut between the sites.
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            return store::dial::Answer::Answered;
+        }
         let site = dial.address.parse().ok().and_then(|address: IpAddr| self.sites.get(&address).copied());
         let gone = {
             let net = lock(&self.seat.net);

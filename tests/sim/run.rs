@@ -13,6 +13,7 @@ use crate::{
     net::{Gone, Id, Message, Net, State, WINDOW, lock},
     node::Node,
     operator::Operated,
+    sites::{draw::Between, run::Connected},
     world::{Event, World},
 };
 
@@ -35,6 +36,18 @@ pub enum Sabotage {
     ForgetWhenCut,
     /// A vantage's canaries always answer.
     BlindToItself,
+    /// Orders of other sites are written without comparing their stamps.
+    OrdersAsTheyCome,
+    /// A site takes a configuration that is older than its own.
+    CopyOlder,
+    /// A copy is flipped although a part of it was not written.
+    HalfCopy,
+    /// Nodes do not take the verdicts that their control adopted.
+    IgnoreAdoptions,
+    /// What a dark site told is forgotten.
+    ForgetDarkSites,
+    /// A control does not compare the certificate of a caller with its token.
+    AcceptOtherNames,
 }
 
 /// The result of a seed.
@@ -58,19 +71,32 @@ pub struct Simulation {
     with_messages: bool,
     pub overrides: BTreeMap<u16, String>,
     pub operated: BTreeMap<Id, Operated>,
+    pub connected: Connected,
     checker: Checker,
 }
 
+/// Which worlds a seed draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Engines that know nothing of one another.
+    Alone,
+    /// Sites whose controls are connected.
+    Connected,
+}
+
 /// Runs a seed to its end, or to its first violation.
-pub fn run(seed: u64, sabotage: Sabotage) -> Report {
-    let mut simulation = Simulation::new(seed, sabotage);
+pub fn run(seed: u64, kind: Kind, sabotage: Sabotage) -> Report {
+    let world = match kind {
+        Kind::Alone => World::draw(seed),
+        Kind::Connected => World::draw_connected(seed),
+    };
+    let mut simulation = Simulation::new(seed, world, sabotage);
     simulation.play();
     simulation.report
 }
 
 impl Simulation {
-    fn new(seed: u64, sabotage: Sabotage) -> Self {
-        let world = World::draw(seed);
+    fn new(seed: u64, world: World, sabotage: Sabotage) -> Self {
         let net: Net = Arc::new(Mutex::new(State::new(seed)));
         let checker = Checker::new(&world, sabotage);
         let mut simulation = Self {
@@ -84,6 +110,7 @@ impl Simulation {
             with_messages: std::env::var_os("WAYPOST_MESSAGES").is_some(),
             overrides: BTreeMap::new(),
             operated: BTreeMap::new(),
+            connected: Connected::default(),
             checker,
         };
         let world = &simulation.world;
@@ -99,8 +126,11 @@ impl Simulation {
         );
         simulation.trace(drawn);
         for id in simulation.world.nodes() {
+            if simulation.world.connected && id == World::control(0) {
+                simulation.found();
+            }
             simulation.boot(id, LastGood::in_memory(), 1);
-            if id.0 < 10 {
+            if id.0 < 10 && !simulation.world.connected {
                 simulation.operate(id);
             }
         }
@@ -122,7 +152,11 @@ impl Simulation {
             self.look();
             if self.now > self.world.over && self.now.is_multiple_of(WINDOW * 10) {
                 match (self.disagreement(), agreed) {
-                    (None, Some(since)) if self.now - since >= SETTLED => return,
+                    (None, Some(since)) if self.now - since >= SETTLED => {
+                        let wrong = self.wrong_at_the_end();
+                        self.report.violations.extend(wrong);
+                        break;
+                    }
                     (None, None) => agreed = Some(self.now),
                     (None, _) => {}
                     (Some(what), _) if self.now > self.world.over + HEALED_WITHIN => {
@@ -166,20 +200,28 @@ impl Simulation {
         for node in nodes.values() {
             checker.look(node, world, *now, report);
         }
+        if self.world.connected {
+            self.look_between();
+        }
     }
 
     fn disagreement(&self) -> Option<String> {
         let dead = lock(&self.net).dead.clone();
         let with_the_truth = |node: &Node| {
             let engine = self.world.engine_of.get(&node.id)?;
-            let newest = self.operated.get(engine)?.newest;
+            let newest = match self.world.connected {
+                true => self.newest(),
+                false => self.operated.get(engine)?.newest,
+            };
             self.checker.disagreement(node, &self.world, newest, &dead)
         };
-        self.nodes.values().find_map(with_the_truth).or_else(|| self.disagreement_among_readers())
+        let between = || self.world.connected.then(|| self.disagreement_between_sites()).flatten();
+        let nodes = self.nodes.values().find_map(with_the_truth);
+        nodes.or_else(|| self.disagreement_among_readers()).or_else(between)
     }
 
     /// Nodes with the same verdicts give every client the same answer, with every policy.
-    fn disagreement_among_readers(&self) -> Option<String> {
+    pub fn disagreement_among_readers(&self) -> Option<String> {
         let answers = |node: &Node| Some((World::name(node.id), self.checker.answers_of(node, &self.world)?));
         let mut readers = self.nodes.values().filter_map(answers);
         let (first, expected) = readers.next()?;
@@ -213,7 +255,7 @@ impl Simulation {
         } else {
             self.boot(id, memory, life);
         }
-        if id.0 < 10 {
+        if id.0 < 10 && !self.world.connected {
             self.operated.entry(id).or_default().stale |= !disk;
             self.operate(id);
         }
@@ -221,6 +263,16 @@ impl Simulation {
 
     fn happen(&mut self, event: Event) {
         self.trace(format!("{event:?}"));
+        if !matches!(event, Event::Between(Between::Order(..))) {
+            let died = matches!(
+                event,
+                Event::Crash(..)
+                    | Event::Restart { .. }
+                    | Event::RollBack(_)
+                    | Event::Between(Between::Instance(..))
+            );
+            self.connected.calm.disturbed(self.now, died);
+        }
         match event {
             Event::Dies(site, how) => drop(lock(&self.net).dead.insert(site, how)),
             Event::Serves(site) => drop(lock(&self.net).dead.remove(&site)),
@@ -230,6 +282,8 @@ impl Simulation {
             Event::Heal(a, b) => lock(&self.net).heal(a, b),
             Event::Crash(id, how) => self.crash(id, how),
             Event::Restart { node, disk } => self.restart(node, disk),
+            Event::Between(what) => self.between(what),
+            Event::RollBack(id) if self.world.connected => self.roll_back_site(id),
             Event::RollBack(id) => self.roll_back(id),
             Event::Restore(id) => self.operate(id),
             Event::Override(number, text) => {

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::net::{Gone, Id, draw};
+use crate::{
+    net::{Gone, Id, draw},
+    sites::draw::Between,
+};
 
 /// When the faults begin, in milliseconds of true time.
 const FAULTS_FROM: u64 = 8_000;
@@ -27,6 +30,11 @@ pub struct World {
     pub over: u64,
     /// At which rate clocks run.
     pub clocks: BTreeMap<Id, f64>,
+    /// By how much the walls' clocks differ at most, in milliseconds.
+    pub wall_spread: u64,
+    /// Each site has an engine, and the controls of the sites are connected. Without, each engine is alone, and
+    /// the operator brings the documents to each.
+    pub connected: bool,
 }
 
 /// An event in the world.
@@ -50,6 +58,8 @@ pub enum Event {
     Restore(Id),
     Override(u16, String),
     NoOverride(u16),
+    /// Something about connected sites.
+    Between(Between),
     /// Everything that is over by now is over.
     AllHeal,
 }
@@ -90,14 +100,33 @@ impl World {
         }
     }
 
-    /// What a node's wall clock shows at the start of one of its lives, in milliseconds: 2026, within twenty minutes.
-    pub fn wall(seed: u64, id: Id, life: u32, now: u64) -> u64 {
-        1_790_000_000_000 + now + draw(seed, &[3 << 32, id.0.into(), life.into()]).u64(0..1_200_000)
+    /// What a node's wall clock shows at the start of one of its lives, in milliseconds: 2026, within the spread.
+    pub fn wall(&self, seed: u64, id: Id, life: u32, now: u64) -> u64 {
+        let spread = draw(seed, &[3 << 32, id.0.into(), life.into()]).u64(0..self.wall_spread);
+        1_790_000_000_000 + now + spread
+    }
+
+    /// The site of a node or of a target of connected sites; `None` for what is outside.
+    pub fn site_of(&self, id: Id) -> Option<u16> {
+        let number = id.0 % 10;
+        match id.0 / 10 {
+            0 | 4 => Some(number),
+            1 | 3 => self.engine_of.get(&id).map(|it| it.0),
+            2 => Some(number).filter(|it| *it < self.sites),
+            _ => None,
+        }
+    }
+
+    /// The controls of one of the connected sites.
+    pub fn controls_of(&self, site: u16) -> Vec<Id> {
+        (0..self.controls).map(Self::control).filter(|it| self.site_of(*it) == Some(site)).collect()
     }
 
     /// Clients of two networks of each site, and one that is nowhere.
     pub fn clients(&self) -> Vec<IpAddr> {
-        let near = (0..self.sites).flat_map(|n| [0, 77].map(|net| IpAddr::from([10, n as u8, net, 1])));
+        let nets: &[u8] = if self.connected { &[77] } else { &[0, 77] };
+        let near =
+            (0..self.sites).flat_map(|n| nets.iter().map(move |net| IpAddr::from([10, n as u8, *net, 1])));
         near.chain([IpAddr::from([203, 0, 113, 1])]).collect()
     }
 
@@ -127,6 +156,8 @@ impl World {
             faults: Vec::new(),
             over: if random.f64() < 0.8 { 45_000 } else { 150_000 },
             clocks: BTreeMap::new(),
+            wall_spread: 1_200_000,
+            connected: false,
         };
         for n in 0..controls {
             world.engine_of.insert(Self::control(n), Self::engine(n % engines));
@@ -134,22 +165,28 @@ impl World {
         for n in 0..world.readers {
             world.engine_of.insert(Self::reader(n), Self::engine(random.u16(0..engines)));
         }
-        for node in world.nodes() {
-            // A second in two hundred too many or too few.
-            world.clocks.insert(node, 1.0 + (random.f64() - 0.5) / 100.0);
-        }
+        world.draw_clocks(&mut random);
         world.write_documents(&mut random);
         world.faults = Faults { world: &world, random: &mut random, events: Vec::new() }.draw();
         world
     }
 
-    fn write_documents(&mut self, random: &mut fastrand::Rng) {
+    pub fn draw_clocks(&mut self, random: &mut fastrand::Rng) {
+        for node in self.nodes() {
+            // A second in two hundred too many or too few.
+            self.clocks.insert(node, 1.0 + (random.f64() - 0.5) / 100.0);
+        }
+    }
+
+    pub fn write_documents(&mut self, random: &mut fastrand::Rng) {
         let sites: Vec<String> = (0..self.sites).map(|n| format!("s{n}")).collect();
         let mut text = String::new();
         let regions = random.bool();
         let region = |n: u16| if regions { format!("region: r{}\n", n % 2) } else { String::new() };
         for (n, site) in (0..).zip(&sites) {
-            text += &format!("kind: Site\nname: {site}\nnetworks: [10.{n}.0.0/16]\n{}---\n", region(n));
+            let control = self.control_in_document(n);
+            text +=
+                &format!("kind: Site\nname: {site}\nnetworks: [10.{n}.0.0/16]\n{}{control}---\n", region(n));
         }
         text += "kind: Zone\nname: example.com\nnameservers: [{ name: ns1, a: [192.0.2.53] }]\n---\n";
         text += "kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\ngateways:\n";
@@ -158,6 +195,7 @@ impl World {
             let family = if address.is_ipv4() { "a" } else { "aaaa" };
             text += &format!("  {site}: {{ {family}: ['{address}'] }}\n");
         }
+        text += &self.more_documents(random);
         text += "---\n";
         for n in 0..self.vantages {
             text += &format!("kind: Vantage\nname: v{n}\n{}---\n", region(n));
@@ -208,7 +246,7 @@ impl World {
                 random.u16(0..checks),
                 random.u16(1..=2),
                 random.u16(1..=self.sites),
-                random.u8(0..=6),
+                random.u8(0..=if self.connected { 20 } else { 6 }),
             );
             self.domains.push(name);
         }
@@ -238,10 +276,10 @@ fn policy(sites: &[String], random: &mut fastrand::Rng) -> String {
 }
 
 /// Draws the faults.
-struct Faults<'a> {
-    world: &'a World,
-    random: &'a mut fastrand::Rng,
-    events: Vec<(u64, Event)>,
+pub struct Faults<'a> {
+    pub world: &'a World,
+    pub random: &'a mut fastrand::Rng,
+    pub events: Vec<(u64, Event)>,
 }
 
 impl Faults<'_> {
@@ -252,7 +290,12 @@ impl Faults<'_> {
             let until = (from + self.random.u64(500..15_000)).min(over);
             self.fault(from, until);
         }
-        // All but some sites, which stay as they are: at least one serves at the end.
+        self.end()
+    }
+
+    /// All but some sites, which stay as they are: at least one serves at the end.
+    pub fn end(mut self) -> Vec<(u64, Event)> {
+        let over = self.world.over;
         let alive = self.random.u16(0..self.world.sites);
         for n in 0..self.world.sites {
             let stays = n != alive && self.random.f64() < 0.25;
@@ -265,19 +308,19 @@ impl Faults<'_> {
         self.events
     }
 
-    fn how(&mut self) -> Gone {
+    pub fn how(&mut self) -> Gone {
         if self.random.bool() { Gone::Silent } else { Gone::Refused }
     }
 
-    fn one_of(&mut self, ids: &[Id]) -> Id {
+    pub fn one_of(&mut self, ids: &[Id]) -> Id {
         ids[self.random.usize(0..ids.len())]
     }
 
-    fn site(&mut self) -> Id {
+    pub fn site(&mut self) -> Id {
         World::site(self.random.u16(0..self.world.sites))
     }
 
-    fn prober(&mut self) -> Id {
+    pub fn prober(&mut self) -> Id {
         World::prober(self.random.u16(0..self.world.vantages))
     }
 
@@ -327,13 +370,13 @@ impl Faults<'_> {
         }
     }
 
-    fn between(&mut self, from: u64, begin: Event, until: u64, end: Event) {
+    pub fn between(&mut self, from: u64, begin: Event, until: u64, end: Event) {
         self.events.push((from, begin));
         self.events.push((until, end));
     }
 
     /// A vantage reaches nothing of what it dials; at times control neither.
-    fn uplink(&mut self, from: u64, until: u64) {
+    pub fn uplink(&mut self, from: u64, until: u64) {
         let (prober, how) = (self.prober(), self.how());
         let mut others: Vec<Id> = (0..self.world.sites).map(World::site).collect();
         others.push(World::CANARIES);

@@ -36,6 +36,22 @@ fn sure() -> Reliance {
 }
 
 #[test]
+fn a_control_that_starts_publishes_nothing_before_it_has_looked_whether_there_are_other_sites() {
+    let site = |name: &str| {
+        let text =
+            format!(r#"{{"name":"{name}","control":{{"urls":["https://{name}:1"],"token_file":"/t"}}}}"#);
+        serde_json::from_str::<store::model::Site>(&text).unwrap()
+    };
+    let with = |sites: Vec<store::model::Site>| {
+        let sources = store::model::Sources { sites, ..Default::default() };
+        Snapshot::compile(sources, store::model::Generation::new(1, 1), &store::board::Board::default())
+    };
+    let company = Company::new();
+    assert!(!company.may_publish(&with(vec![site("bj"), site("sh")]), &name("bj")));
+    assert!(company.may_publish(&with(vec![site("bj")]), &name("bj")));
+}
+
+#[test]
 fn without_other_sites_nothing_is_awaited() {
     for others in [None, Some(false)] {
         let mut reliance = Reliance { others, ..Reliance::new() };

@@ -142,6 +142,8 @@ pub(in crate::control) async fn watch_sites(shared: Arc<Shared>) {
         };
         super::evidence::update(&shared, |evidence| evidence.sites = Some(sites));
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             changed = heard.changed() => if changed.is_err() { return std::future::pending().await },
             changed = snapshots.changed() => if changed.is_err() { return std::future::pending().await },
         }

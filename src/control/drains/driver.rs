@@ -110,6 +110,8 @@ pub(in crate::control) async fn drive_all(shared: Arc<Shared>, held: Arc<Held>, 
         }
         shared.metrics.drains_active.set(driven.len() as u64);
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             changed = drains.changed() => if changed.is_err() { return },
             Some(done) = tasks.join_next() => match done {
                 Ok((id, index)) => {
@@ -247,6 +249,8 @@ impl Driver {
     /// Waits until the record or the evidence changed.
     async fn changed(&mut self, known: Known) -> Option<Known> {
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             _ = self.evidence.changed() => Some(known),
             newer = newer(&mut self.drains, &self.id, known.0) => newer,
         }
@@ -291,6 +295,8 @@ impl Driver {
         let index = *index;
         let pause = self.backoff.next_random();
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             () = tokio::time::sleep(pause) => known,
             newer = newer(&mut self.drains, &self.id, index) => newer,
         }
@@ -328,6 +334,8 @@ impl Driver {
     async fn call(&mut self, hook: &str, index: Index, drain: &Drain) -> Option<Result<(), String>> {
         self.shared.metrics.hook_calls.increment();
         let called = tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             called = self.hooks.call(hook, drain) => called,
             _ = newer(&mut self.drains, &self.id, index) => return None,
         };

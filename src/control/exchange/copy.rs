@@ -11,7 +11,7 @@ use store::{
         self, AuditEntry, CommitError, Difference, DifferenceKind, Stored,
         copy::{CopyError, HeadCopy, ShardCopy, ShardRef, plan_copy},
     },
-    model::{Generation, Name},
+    model::{Generation, Name, SiteTag},
     orders::{MAX_ORDERS, MAX_RECORD, OrderRecord},
 };
 
@@ -121,6 +121,10 @@ async fn take_configuration(
         if head.generation() <= current.generation() {
             return Ok(());
         }
+        if joins_from_above(head.generation(), current.generation(), SiteTag::of(&shared.config.site)) {
+            found_above(shared, site, &current, head.generation()).await?;
+            continue;
+        }
         let shards = fetch(peer, head.missing(&current)).await?;
         let plan = plan_copy(&current, head.clone(), shards).map_err(|error| match error {
             CopyError::Shard { .. } => failed(error),
@@ -153,6 +157,38 @@ async fn take_configuration(
         }
     }
     Err(failed("the configuration is changed by others all the time"))
+}
+
+/// True if a site that was connected to no other has a later generation than the home, which we are. It was restored more
+/// often: its epoch is higher. It takes our documents only under a higher one.
+fn joins_from_above(offered: Generation, present: Generation, own: SiteTag) -> bool {
+    offered.site.is_empty() && !present.site.is_empty() && present.site == own && offered > present
+}
+
+/// Founds an epoch above that of a site that joins, with the same documents.
+async fn found_above(
+    shared: &Shared,
+    site: &Name,
+    current: &Stored,
+    offered: Generation,
+) -> Result<(), NotTaken> {
+    let (now, own) = (shared.handle.now(), SiteTag::of(&shared.config.site));
+    let entry = AuditEntry {
+        at: now,
+        who: format!("site {site}"),
+        what: format!("an epoch above generation {offered}, which that site had before it joined"),
+        generation: None,
+    };
+    let plan = commit::plan_promotion(current, offered, now, own);
+    match commit::commit(shared.engine.as_ref(), plan, entry).await {
+        Ok(generation) => {
+            tracing::info!(%site, %generation, %offered, "a higher epoch, so that a site can join");
+            Ok(())
+        }
+        // It is looked at again.
+        Err(CommitError::Conflict) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Refuses a configuration that has nothing to do with the present one, unless a person has said that it may be replaced.
@@ -234,4 +270,22 @@ async fn keep_what_is_lost(shared: &Shared, head: &HeadCopy, current: &Stored) -
         "this site's configuration is replaced by one that does not contain it; it is kept as a file"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_that_was_restored_more_often_makes_the_home_found_a_higher_epoch() {
+        let generation = |text: &str| text.parse::<Generation>().unwrap();
+        let own: SiteTag = "bj".parse().unwrap();
+        let is_above =
+            |offered: &str, present: &str| joins_from_above(generation(offered), generation(present), own);
+        assert!(is_above("3.2", "1.7@bj"));
+        assert!(!is_above("1.9", "1.7@bj"), "of the same epoch, ours is the later one");
+        assert!(!is_above("3.2@sh", "1.7@bj"), "another home is none that joins");
+        assert!(!is_above("3.2", "1.7@sh"), "we are not the home");
+        assert!(!is_above("3.2", "1.7"), "we are connected to no site");
+    }
 }

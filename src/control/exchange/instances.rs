@@ -4,18 +4,14 @@
 //! there. A control that is asked answers from the discovery entries of its own node, so every control of a site can.
 //! While the documents name no other site with a control, nothing is followed and nothing is sent.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use store::{
     engine::{KvOp, Retry},
     model::Name,
     remote::{Dark, MAX_PAGE, TakeError, Writer, gateways_of},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     api::{InstancesAnswer, InstancesQuery, exchange::Version},
@@ -69,6 +65,8 @@ pub(super) async fn tell(shared: Arc<Shared>, peers: Peers) {
         };
         let alone = async { while !peers.all().is_empty() && snapshots.changed().await.is_ok() {} };
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             () = shared.teller.run(shared.handle.clone()) => return std::future::pending().await,
             () = listening => {}
             () = alone => {}
@@ -117,6 +115,8 @@ async fn write_all(shared: Arc<Shared>, peers: Peers, held: Arc<lock::Held>) {
             });
         }
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             changed = snapshots.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },

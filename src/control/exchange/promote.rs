@@ -61,7 +61,7 @@ impl ControlHandle {
             return Err(ChangeError::conflict(text));
         }
         let now = shared.handle.now();
-        let plan = commit::plan_promotion(&stored, now, own);
+        let plan = commit::plan_promotion(&stored, present, now, own);
         let entry = by
             .entry(now, format!("promotion of {}, in the place of generation {present}", shared.config.site));
         let generation = match commit::commit(shared.engine.as_ref(), plan, entry).await {

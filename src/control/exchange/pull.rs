@@ -8,13 +8,14 @@ use store::{
     commit::copy::read_head,
     engine::{Backoff, Retry},
     model::{Generation, Name},
+    orders::{OrderTarget, Orders},
 };
 use tokio::task::JoinSet;
 
 use super::{ENGINE, ask::ask, instances, join};
 use crate::{
     api::SiteState,
-    control::{ControlHandle, Shared, drains},
+    control::{ControlHandle, Shared, Stamps, drains},
     sites::{Peer, Peers},
 };
 
@@ -52,6 +53,8 @@ impl ControlHandle {
                     .or_insert_with(|| tasks.spawn(follow(Arc::clone(&self.shared), peers.clone(), site)));
             }
             tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself.
+                biased;
                 changed = snapshots.changed() => if changed.is_err() {
                     // The node ends.
                     return std::future::pending().await;
@@ -74,12 +77,18 @@ async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
         .subject(site.to_string())
         .backoff(Backoff::new(shortest, longest));
     let mut last: Option<SiteState> = None;
+    let mut lacking = Lacking::default();
     loop {
         let Some(peer) = peers.of(&site) else {
             // The documents no longer name it; this task is about to be ended.
             tokio::time::sleep(longest).await;
             continue;
         };
+        if let Some(last) = &mut last
+            && lacking.look(&shared, &site, last)
+        {
+            last.orders = String::new();
+        }
         match ask(&shared, &peer, &site, current(&shared, last.clone()).await).await {
             Ok(state) => {
                 last = Some(state);
@@ -90,6 +99,47 @@ async fn follow(shared: Arc<Shared>, peers: Peers, site: Name) {
                 retry.wait_after(&error).await;
             }
         }
+    }
+}
+
+/// Whether orders that a site has told are missing here: the engine was put back to a state before they were taken, and no node
+/// had seen them.
+#[derive(Debug, Default)]
+struct Lacking {
+    /// At how many questions in a row something was missing.
+    questions: u32,
+    /// The digests of their orders and ours for which they were asked for again. What is missing then is not taken: it
+    /// ended long ago.
+    asked: Option<(String, String)>,
+}
+
+impl Lacking {
+    /// True if the orders of the site have to be asked for again. What was just taken is obeyed by the next question, so
+    /// one question with something missing shows nothing.
+    fn look(&mut self, shared: &Shared, site: &Name, last: &SiteState) -> bool {
+        let theirs = shared.sites.all().remove(site).unwrap_or_default().orders;
+        let ours = shared.handle.snapshot().map(|it| it.orders.clone()).unwrap_or_default();
+        self.is_due(&theirs, &ours.all, (last.orders.clone(), ours.digest))
+    }
+
+    fn is_due(
+        &mut self,
+        theirs: &BTreeMap<OrderTarget, Stamps>,
+        ours: &Orders,
+        digests: (String, String),
+    ) -> bool {
+        let has = |target: &OrderTarget| ours.get(target).map(Stamps::of).unwrap_or_default();
+        let lacks = theirs.iter().any(|(target, stamps)| !has(target).contain(stamps));
+        if !lacks {
+            *self = Self::default();
+            return false;
+        }
+        self.questions += 1;
+        let is_due = self.questions >= 2 && self.asked.as_ref() != Some(&digests);
+        if is_due {
+            (self.asked, self.questions) = (Some(digests), 0);
+        }
+        is_due
     }
 }
 
@@ -124,5 +174,40 @@ async fn adopt_verdicts(control: ControlHandle, peers: Peers) {
             tracing::info!(%site, "adopting the verdicts of the site that has heard most");
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::{
+        model::{Authority, Moment, SiteTag},
+        orders::{Order, OrderContent, OrderKind, OrderRecord},
+    };
+
+    use super::*;
+
+    #[test]
+    fn orders_that_are_missing_here_are_asked_for_again_once() {
+        let target = OrderTarget::Override("work".parse().unwrap());
+        let content = OrderContent {
+            kind: OrderKind::Released,
+            by: "t".into(),
+            authority: Authority::Tool,
+            at: Moment(1),
+            under: Generation::default(),
+            applied: false,
+        };
+        let mut record = OrderRecord::empty(target.clone());
+        record.take(Order::new(&target, 1, SiteTag::NONE, content));
+        let theirs = [(target, Stamps::of(&record))].into();
+        let mut ours = Orders::default();
+        let digests = |ours: &Orders| ("theirs".to_owned(), ours.digest());
+        let mut lacking = Lacking::default();
+        let mut look = |ours: &Orders| lacking.is_due(&theirs, ours, digests(ours));
+        assert_eq!([look(&ours), look(&ours), look(&ours), look(&ours)], [false, true, false, false]);
+        ours.put(record, store::engine::Index::default());
+        assert_eq!([look(&ours), look(&ours)], [false, false]);
+        let empty = Orders::default();
+        assert_eq!([look(&empty), look(&empty)], [false, true], "the engine was put back once more");
     }
 }

@@ -35,6 +35,15 @@ fn is_of_one_home(a: Generation, b: Generation) -> bool {
     a.epoch == b.epoch && (a.site == b.site || a.site.is_empty() || b.site.is_empty())
 }
 
+/// Adds the generation of a backup that a head was restored from: on a new engine nothing else shows to other sites that
+/// its documents come from the same installation.
+pub(super) fn add(head: &mut Head, backup: Generation) {
+    if !contains(head, backup) {
+        head.lineage.push(backup);
+        head.lineage.sort();
+    }
+}
+
 /// The lineage of an epoch that is founded on this configuration.
 pub(super) fn on(current: &Stored) -> Vec<Generation> {
     let mut lineage = current.head.lineage.clone();

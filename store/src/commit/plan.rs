@@ -225,15 +225,20 @@ pub fn plan_restore(
         plan.commit = Some(commit_of(current, &plan, (generation, now), Some(before)));
         plan.generation = generation;
     }
+    if let Some((head, _)) = &mut plan.commit {
+        lineage::add(head, backup);
+    }
     let errors = too_many_orders(current, &plan);
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
 }
 
-/// Plans to make another site the home: the same documents, in a new epoch that this site gives.
+/// Plans to make a site the home: the same documents, in a new epoch that this site gives. Its generation is above the
+/// present one and above another one that is known.
 #[must_use]
-pub fn plan_promotion(current: &Stored, now: Moment, site: SiteTag) -> Plan {
+pub fn plan_promotion(current: &Stored, above: Generation, now: Moment, site: SiteTag) -> Plan {
     let before = current.generation();
-    let generation = Generation { epoch: before.epoch + 1, site, number: before.number + 1 };
+    let epoch = before.epoch.max(above.epoch).saturating_add(1);
+    let generation = Generation { epoch, site, number: before.number.max(above.number).saturating_add(1) };
     let mut plan = Plan {
         commit: None,
         expected: current.head_index,

@@ -107,6 +107,8 @@ impl Teller {
         let mut seen = BTreeMap::new();
         loop {
             let ended = tokio::select! {
+                // In a fixed order, so that a simulation can repeat itself.
+                biased;
                 changed = snapshots.changed() => {
                     snapshots.borrow_and_update();
                     self.follow(&handle, &following, &mut seen);

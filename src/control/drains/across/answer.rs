@@ -52,6 +52,8 @@ impl ControlHandle {
             }
             let changed = async {
                 tokio::select! {
+                    // In a fixed order, so that a simulation can repeat itself.
+                    biased;
                     it = drains.changed() => it,
                     it = evidence.changed() => it,
                 }

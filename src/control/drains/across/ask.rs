@@ -47,6 +47,8 @@ pub(in crate::control) async fn follow_sites(shared: Arc<Shared>, peers: Peers) 
                 .or_insert_with(|| tasks.spawn(follow(Arc::clone(&shared), peers.clone(), site)));
         }
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             changed = snapshots.changed() => if changed.is_err() {
                 // The node ends.
                 return std::future::pending().await;

@@ -54,6 +54,8 @@ pub(in crate::control) async fn copy_all(shared: Arc<Shared>, held: Arc<Held>) {
             take_cancellations(&shared, &orders, site, heard).await;
         }
         tokio::select! {
+            // In a fixed order, so that a simulation can repeat itself.
+            biased;
             changed = heard.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },

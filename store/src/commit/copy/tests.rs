@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    commit::{AuditEntry, Change, Planned, commit, plan, plan_promotion, read},
+    commit::{AuditEntry, Author, Change, Planned, commit, plan, plan_promotion, plan_restore, read},
     engine::embedded::{Embedded, Options},
     model::{DocumentId, Kind, Moment, SiteTag, parse},
     testing::{author, name, two_sites},
@@ -27,7 +27,9 @@ async fn apply(engine: &Embedded, text: &str) -> Generation {
 
 async fn promote(engine: &Embedded, site: &str) -> Generation {
     let stored = read(engine, None).await.unwrap();
-    commit(engine, plan_promotion(&stored, Moment(1), SiteTag::of(&name(site))), entry()).await.unwrap()
+    commit(engine, plan_promotion(&stored, stored.generation(), Moment(1), SiteTag::of(&name(site))), entry())
+        .await
+        .unwrap()
 }
 
 /// Everything that a site takes from another in one go.
@@ -135,4 +137,25 @@ async fn of_two_sites_promoted_during_one_cut_one_wins_everywhere() {
         copy(&sh, site).await.unwrap();
         assert_eq!(documents(site).await, documents(&sh).await);
     }
+}
+
+#[tokio::test]
+async fn a_home_that_was_restored_on_a_new_engine_is_followed_and_what_it_lost_is_known() {
+    let (home, other) = (engine().await, engine().await);
+    apply(&home, &connected()).await;
+    let backup = apply(&home, "kind: Vantage\nname: v\n").await;
+    apply(&home, "kind: Vantage\nname: later\n").await;
+    copy(&home, &other).await.unwrap();
+    // The disk is lost, and the backup is older than what the other site has.
+    let (fresh, before) = (engine().await, read(&*home, None).await.unwrap());
+    let wanted = parse("t.yaml", &(connected() + "---\nkind: Vantage\nname: v\n")).unwrap();
+    let author = Author { site: "bj".parse().unwrap(), founds: true, ..author() };
+    let empty = read(&*fresh, None).await.unwrap();
+    let plan = plan_restore(&empty, backup, wanted, Moment(1), author).unwrap();
+    assert_eq!(commit(&*fresh, plan, entry()).await.unwrap().to_string(), "2.3@bj");
+    let restored = read(&*fresh, None).await.unwrap();
+    assert!(restored.head_copy().is_related_to(&before), "it comes from the same installation");
+    assert!(!restored.contains(before.generation()), "and lacks its last commit");
+    copy(&fresh, &other).await.unwrap();
+    assert_eq!(documents(&fresh).await, documents(&other).await);
 }

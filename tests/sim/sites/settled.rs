@@ -1,0 +1,162 @@
+//! What has to be equal at all sites once nothing is cut, and how soon.
+
+use std::path::Path;
+
+use store::{health::State, model::Generation};
+
+use crate::{net::lock, run::Simulation, world::World};
+
+/// Documents and orders are equal this soon after the last cut, death, order and change, in milliseconds.
+const EQUAL_WITHIN: u64 = 5_000;
+/// Verdicts are equal this soon after the last cut: a whole report that a silent link swallowed is sent again after 10 s. Here
+/// nothing that was lost is repeated below the requests, as TCP would do.
+const HEARD_WITHIN: u64 = 17_000;
+/// Verdicts and instances, after nodes died: locks have to be taken over, and vantages have to be heard.
+const TAKEN_OVER_WITHIN: u64 = 25_000;
+
+/// For this long answers may differ: a verdict reaches sites one after the other, and so does the end of a hold-down.
+const ONE_AFTER_THE_OTHER: u64 = 3_000;
+
+/// When the world was last disturbed.
+#[derive(Default)]
+pub struct Calm {
+    /// An event, but for orders.
+    disturbed: u64,
+    /// A node died or came back.
+    died: u64,
+    acted: u64,
+    /// Since when nodes answer differently, although nothing disturbs them.
+    answers_differ: Option<u64>,
+}
+
+impl Calm {
+    pub fn acted(&mut self, now: u64) {
+        self.acted = now;
+    }
+
+    pub fn disturbed(&mut self, now: u64, died: bool) {
+        self.disturbed = now;
+        if died {
+            self.died = now;
+        }
+    }
+}
+
+impl Simulation {
+    /// Once nothing has disturbed the sites for long enough, they are equal.
+    pub fn look_for_calm(&mut self) {
+        let calm = &self.connected.calm;
+        let since = calm.disturbed.max(calm.acted);
+        let died = calm.died;
+        if lock(&self.net).is_disturbed() || self.now < since + EQUAL_WITHIN || self.now < 15_000 {
+            self.connected.calm.answers_differ = None;
+            return;
+        }
+        let soon = self.difference_of_engines().or_else(|| self.difference_of_nodes());
+        let taken_over = self.now >= died + TAKEN_OVER_WITHIN;
+        let instances = || taken_over.then(|| self.disagreement_about_instances()).flatten();
+        if let Some(what) = soon.or_else(instances) {
+            self.report.violations.push(format!("healed: {what}"));
+        }
+        let differ = || self.difference_of_verdicts().or_else(|| self.disagreement_among_readers());
+        let heard = self.now >= since + HEARD_WITHIN;
+        let differ = (taken_over && heard).then(differ).flatten();
+        let now = self.now;
+        let since = &mut self.connected.calm.answers_differ;
+        *since = differ.is_some().then(|| since.unwrap_or(now));
+        if let Some(what) = differ
+            && since.is_some_and(|it| it + ONE_AFTER_THE_OTHER <= now)
+        {
+            self.report.violations.push(format!("healed: {what}"));
+        }
+    }
+
+    /// Where sites still differ, or have not been equal for long enough to be judged.
+    pub fn disagreement_between_sites(&self) -> Option<String> {
+        let early = self.now < self.world.over + EQUAL_WITHIN;
+        let early = early.then(|| "it is early".to_owned());
+        let differs = || self.difference_of_engines().or_else(|| self.difference_of_nodes());
+        early.or_else(differs).or_else(|| self.disagreement_about_instances())
+    }
+
+    fn difference_of_engines(&self) -> Option<String> {
+        let engines: Vec<_> = (0..self.world.engines).map(World::engine).collect();
+        let held = &self.connected.engines.held;
+        let generation = |it| held.get(it).map(|it| it.generation).unwrap_or_default();
+        let newest = self.newest();
+        let behind = engines.iter().find(|it| generation(it) != newest);
+        let behind =
+            behind.map(|it| format!("{} has {}, and {newest} is there", World::name(*it), generation(it)));
+        behind.or_else(|| self.connected.engines.orders.difference(&engines))
+    }
+
+    /// Every node runs what its engine holds.
+    fn difference_of_nodes(&self) -> Option<String> {
+        let newest = self.newest();
+        let mut digest: Option<String> = None;
+        (0..self.world.readers).map(World::reader).find_map(|id| {
+            let who = World::name(id);
+            let Some(snapshot) = self.handle_of(id).and_then(|it| it.snapshot()) else {
+                return Some(format!("{who} has no documents"));
+            };
+            if snapshot.generation != newest {
+                return Some(format!("{who} runs {}, and {newest} is there", snapshot.generation));
+            }
+            let other = digest.replace(snapshot.orders.digest.clone());
+            if other.is_some_and(|it| it != snapshot.orders.digest) {
+                return Some(format!("{who} obeys other orders than another node"));
+            }
+            self.difference_of_overrides(id)
+        })
+    }
+
+    /// A node obeys the overrides that hold by the records in its engine; with `keep`, some may have no effect.
+    fn difference_of_overrides(&self, id: crate::net::Id) -> Option<String> {
+        let handle = self.handle_of(id)?;
+        let snapshot = handle.snapshot()?;
+        let expected = self.connected.engines.orders.overrides_in_force(self.world.engine_of[&id]);
+        let may_lack = self.world.documents.contains("keep:");
+        let named = |it: &&std::sync::Arc<store::model::Override>| it.name.to_string();
+        let obeyed: std::collections::BTreeMap<String, String> =
+            snapshot.overrides.iter().map(|it| (named(&it), format!("{:?}", it.state))).collect();
+        let strange = obeyed.iter().find(|(name, state)| expected.get(*name) != Some(*state));
+        let lacks = expected.keys().find(|it| !obeyed.contains_key(*it)).filter(|_| !may_lack);
+        let who = World::name(id);
+        strange
+            .map(|it| format!("{who} obeys {it:?}, and {expected:?} hold"))
+            .or_else(|| lacks.map(|it| format!("{who} does not obey {it}, and {expected:?} hold")))
+    }
+
+    fn difference_of_verdicts(&self) -> Option<String> {
+        let states = |id| {
+            let handle = self.handle_of(id)?;
+            let snapshot = handle.snapshot()?;
+            let state = |slot| handle.board().read(slot).state;
+            let all: Vec<(String, State)> =
+                snapshot.targets.iter().map(|(key, it)| (key.to_string(), state(it.slot))).collect();
+            Some(all)
+        };
+        let mut readers = (0..self.world.readers).map(World::reader);
+        let first = readers.next()?;
+        let expected = states(first)?;
+        readers.find_map(|id| {
+            let found = states(id)?;
+            let (one, two) = expected.iter().zip(&found).find(|(one, two)| one != two)?;
+            Some(format!("{} has {one:?}, and {} {two:?}", World::name(first), World::name(id)))
+        })
+    }
+
+    /// What is wrong when everything has settled.
+    pub fn wrong_at_the_end(&self) -> Vec<String> {
+        let folders = self.connected.lost.values();
+        let lost: Vec<Generation> = folders.flat_map(|it| generations_in(it.path())).collect();
+        let engines = &self.connected.engines;
+        engines.wrong_at_the_end(&lost).into_iter().chain(engines.orders.wrong_at_the_end()).collect()
+    }
+}
+
+/// The generations that a folder of lost configurations has.
+fn generations_in(folder: &Path) -> Vec<Generation> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|it| it.file_name().to_str()?.strip_suffix(".yaml")?.parse().ok()).collect()
+}
