@@ -69,22 +69,22 @@ fn make(rig: &mut Rig, partition: &str) -> Result<(), Failed> {
     match partition {
         "none" => {}
         "bj and sh do not hear one another" => rig.net.cut("bj", "sh")?,
-        "bj hears nobody" => {
+        "bj is cut off from everything" => {
             rig.net.cut("bj", "sh")?;
             rig.net.cut("bj", OUTSIDE)?;
         }
-        "sh hears nobody" => {
+        "sh is cut off from everything" => {
             rig.net.cut("bj", "sh")?;
             rig.net.cut("sh", OUTSIDE)?;
         }
-        "the vantage outside hears nobody" => {
+        "the vantage outside is cut off from everything" => {
             rig.net.cut("bj", OUTSIDE)?;
             rig.net.cut("sh", OUTSIDE)?;
         }
         "bj does not hear the vantage outside" => {
             rig.net.cut_calls(OUTSIDE, "bj", &[CONTROL_PORT])?;
         }
-        "nobody outside bj reaches its gateway" => {
+        "the gateway of bj is reached only from bj" => {
             for from in ["sh", OUTSIDE] {
                 rig.net.cut_calls(from, "bj", &[GATEWAY_PORT])?;
             }

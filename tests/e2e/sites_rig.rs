@@ -308,7 +308,7 @@ impl Rig {
         let log = self.own(place).join(format!("{name}.log"));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = self.place(place).command("sh");
-        // A namespace has mounts of its own, so nobody else sees this one.
+        // A namespace has mounts of its own, so no other process sees this one.
         let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec setpriv --pdeathsig KILL -- \"$@\"";
         command.args(["-c", script, "sh"]).arg(self.own(place)).arg(self.here()).arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

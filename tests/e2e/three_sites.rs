@@ -77,7 +77,7 @@ async fn runs(dns: SocketAddr, gateway: SocketAddr, host: &str) -> bool {
         && ask_gateway(gateway, host).await.is_ok_and(|(status, _)| status == 200)
 }
 
-/// One site hears nobody for a while, and documents change.
+/// One site is cut off for a while, and documents change.
 fn away(rig: &Rig) -> Result<(), Failed> {
     let away_for = Duration::from_secs(if full() { 60 } else { 8 });
     let began = Instant::now();

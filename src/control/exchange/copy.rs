@@ -132,7 +132,7 @@ async fn take_configuration(
         })?;
         let takes_home = shared.take_home.load(Ordering::Relaxed);
         refuse_foreign(&head, &current, plan.differences(), takes_home)?;
-        // Of equal documents nothing is lost, whoever committed them.
+        // Of equal documents nothing is lost, wherever they were committed.
         if !plan.differences().is_empty() {
             keep_what_is_lost(shared, &head, &current).await?;
         }

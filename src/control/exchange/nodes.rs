@@ -4,7 +4,7 @@ use store::model::sha256_hex;
 
 use crate::{api::SiteNode, control::Liveness};
 
-/// The most nodes that are told, as many as one engine is made for.
+/// The most nodes in one answer, as many as one engine is made for.
 pub(super) const MAX: usize = 10_000;
 
 /// The registered nodes, by name.

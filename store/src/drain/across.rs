@@ -36,7 +36,7 @@ pub const MAX_COPIES: usize = 4_096;
 const MAX_GATEWAYS: usize = 10_000;
 /// … and receipts of theirs, or ends that they saw.
 const MAX_PROOFS: usize = 100_000;
-/// The metadata by which instances of registries are told apart, and processes of an instance.
+/// The metadata by which instances of registries are distinguished, and processes of an instance.
 const SITE: &str = "site";
 const BOOT: &str = "boot";
 
@@ -316,7 +316,7 @@ impl OtherSite {
     }
 }
 
-/// True if the copy of a drain may go that the site which leads it no longer has. Without a record there is no one who could
+/// True if the copy of a drain may go that the site which leads it no longer has. Without a record no site could
 /// prove that the instance has ended, so the copy stays while it keeps a registered instance out.
 #[must_use]
 pub fn is_spared(copy: &Drain, registered: bool, now: Moment) -> bool {

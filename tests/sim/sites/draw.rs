@@ -33,7 +33,7 @@ pub enum Between {
     BackUp(Id),
     /// An instance is registered at its site's engine, or not any more.
     Instance(u16, bool),
-    /// Somebody who has the secret of one site, and a certificate of another, orders something at a control.
+    /// A caller that has the secret of one site, and a certificate of another, orders something at a control.
     Impostor {
         control: Id,
         secret: u16,

@@ -37,7 +37,7 @@ fn place(record: &OrderRecord, order: &Order) -> Place {
 }
 
 impl Orders {
-    /// Somebody is about to give an order.
+    /// An order is about to be given.
     pub fn given(&mut self, number: u64) {
         self.given.insert(giver(number));
     }

@@ -177,7 +177,7 @@ impl Simulation {
         });
     }
 
-    /// Somebody who knows the secret of one site shows the certificate of another, and asks for a change that must never be.
+    /// A caller that knows the secret of one site shows the certificate of another, and asks for a change that must never be.
     fn impostor(&mut self, id: Id, secret: u16, shown: u16) {
         let node = &self.nodes[&id];
         let (Role::Control { door, .. }, Some(runtime)) = (&node.role, &node.runtime) else { return };

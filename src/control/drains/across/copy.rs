@@ -74,7 +74,7 @@ fn numbers(all: &BTreeMap<Name, Heard>) -> BTreeMap<Name, u64> {
     all.iter().map(|(site, heard)| (site.clone(), heard.number)).collect()
 }
 
-/// Writes a copy if it is ahead of what our engine has. What fails is told again.
+/// Writes a copy if it is ahead of what our engine has. What fails comes again with the next answer.
 async fn write(shared: &Shared, held: &Held, site: &Name, copy: &Drain) {
     let known = match read_record(shared, &copy.id).await {
         Ok(known) => known,

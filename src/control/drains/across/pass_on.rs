@@ -202,7 +202,7 @@ impl ControlHandle {
 }
 
 impl Refusal {
-    /// The status of HTTP that stands for it between sites.
+    /// Its status of HTTP between sites.
     const fn status(self) -> u16 {
         match self {
             Self::NotFound => 404,
