@@ -15,6 +15,7 @@ mod answers;
 mod bearers;
 mod documents;
 mod drains;
+mod each_site;
 mod exchange;
 mod history;
 mod intake;

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::{ENGINE, ask::ask, instances, join};
 use crate::{
     api::SiteState,
-    control::{ControlHandle, Shared, Stamps, drains},
+    control::{ControlHandle, Shared, Stamps, drains, each_site::each_site},
     sites::{Peer, Peers},
 };
 
@@ -27,8 +27,6 @@ impl ControlHandle {
     /// `joins`.
     pub async fn follow_sites(self, peers: Peers, joins: Option<Peer>) {
         self.shared.bearers.connect(peers.clone());
-        let mut snapshots = self.shared.handle.snapshots();
-        let mut following: BTreeMap<Name, tokio::task::AbortHandle> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(adopt_verdicts(self.clone(), peers.clone()));
         tasks.spawn(instances::tell(Arc::clone(&self.shared), peers.clone()));
@@ -37,35 +35,10 @@ impl ControlHandle {
         if let Some(peer) = joins {
             tasks.spawn(join::follow(self.clone(), peer));
         }
-        loop {
-            let sites: Vec<Name> = peers.all().iter().filter_map(|it| it.site().cloned()).collect();
-            following.retain(|site, task| {
-                let stays = sites.contains(site);
-                if !stays {
-                    task.abort();
-                }
-                stays
-            });
-            self.shared.sites.retain(|site| sites.contains(site));
-            for site in sites {
-                following
-                    .entry(site.clone())
-                    .or_insert_with(|| tasks.spawn(follow(Arc::clone(&self.shared), peers.clone(), site)));
-            }
-            tokio::select! {
-                // In a fixed order, so that a simulation can repeat itself.
-                biased;
-                changed = snapshots.changed() => if changed.is_err() {
-                    // The node ends.
-                    return std::future::pending().await;
-                },
-                Some(ended) = tasks.join_next() => if let Err(error) = ended
-                    && error.is_panic()
-                {
-                    std::panic::resume_unwind(error.into_panic());
-                },
-            }
-        }
+        let shared = &self.shared;
+        let known = |sites: &[Name]| shared.sites.retain(|site| sites.contains(site));
+        let task = |site| follow(Arc::clone(shared), peers.clone(), site);
+        each_site(&shared.handle, &peers, tasks, known, task).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Asks every other site what is new of drains: one task for each, so that a site which does not answer holds up no other.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use store::{
     drain::{
@@ -15,7 +15,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{ASK, MAX_RECORDS};
 use crate::{
     api::{DrainsAnswer, DrainsQuery, exchange::Version},
-    control::Shared,
+    control::{Shared, each_site::each_site},
     sites::{Peer, Peers},
 };
 
@@ -28,38 +28,9 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Asks all sites that the documents name, until this future is dropped.
 pub(in crate::control) async fn follow_sites(shared: Arc<Shared>, peers: Peers) {
-    let mut snapshots = shared.handle.snapshots();
-    let mut following: BTreeMap<Name, tokio::task::AbortHandle> = BTreeMap::new();
-    let mut tasks = JoinSet::new();
-    loop {
-        let sites: Vec<Name> = peers.all().iter().filter_map(|it| it.site().cloned()).collect();
-        following.retain(|site, task| {
-            let stays = sites.contains(site);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        shared.across.retain(|site| sites.contains(site));
-        for site in sites {
-            following
-                .entry(site.clone())
-                .or_insert_with(|| tasks.spawn(follow(Arc::clone(&shared), peers.clone(), site)));
-        }
-        tokio::select! {
-            // In a fixed order, so that a simulation can repeat itself.
-            biased;
-            changed = snapshots.changed() => if changed.is_err() {
-                // The node ends.
-                return std::future::pending().await;
-            },
-            Some(ended) = tasks.join_next() => if let Err(error) = ended
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
-            },
-        }
-    }
+    let known = |sites: &[Name]| shared.across.retain(|site| sites.contains(site));
+    let task = |site| follow(Arc::clone(&shared), peers.clone(), site);
+    each_site(&shared.handle, &peers, JoinSet::new(), known, task).await;
 }
 
 /// Asks one site for ever.
