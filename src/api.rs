@@ -40,7 +40,7 @@ pub use site_drains::{DrainAnswer, DrainChange, DrainsAnswer, DrainsQuery, Passe
 pub use sites::{
     ChangeAtHome, ExchangeAnswer, ExchangeQuery, HomeAnswer, HomeChange, InstancesAnswer, InstancesQuery,
     JoinOrder, Joined, LostConfiguration, OtherSite, Promoted, Promotion, ShardsAnswer, ShardsQuery,
-    SiteBearers, SiteIdentity, SiteNode, SiteState, SiteVerdictsAnswer,
+    SiteBearers, SiteIdentity, SiteNode, SiteShares, SiteState, SiteVerdictsAnswer,
 };
 pub use status::{
     CnameToSet, Finding, NodeStatus, SeenByVantage, Status, StatusQuery, TargetStatus, VantageStatus,

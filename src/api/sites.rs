@@ -41,7 +41,8 @@ pub struct SiteState {
     /// A digest of all orders; empty if there are none.
     #[serde(default)]
     pub orders: String,
-    /// A digest of the nodes, the generations that they run, and which of them are lost.
+    /// A digest of the nodes, the generations that they run, which of them are lost, and the shares of clients that go
+    /// elsewhere.
     #[serde(default)]
     pub nodes: String,
 }
@@ -92,13 +93,21 @@ pub struct ExchangeAnswer {
     /// The nodes by name; absent if they are those of the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<SiteNode>>,
+    /// By cluster, the share of the site's clients that goes elsewhere because its gateways are full, in 65536ths; told with the
+    /// nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, u32>>)]
+    pub shares: Option<SiteShares>,
 }
+
+/// The shares of a site's clients that go elsewhere, by cluster, in 65536ths.
+pub type SiteShares = BTreeMap<Name, u32>;
 
 impl ExchangeAnswer {
     /// Nothing has changed since this state.
     #[must_use]
     pub const fn unchanged(state: SiteState) -> Self {
-        Self { v: Version, state, head: None, orders: None, nodes: None }
+        Self { v: Version, state, head: None, orders: None, nodes: None, shares: None }
     }
 }
 

@@ -35,7 +35,8 @@ use tokio::time::Instant;
 
 use super::{ControlHandle, Refusal, Refused, SeenSites};
 use crate::api::{
-    ExchangeAnswer, ExchangeQuery, ShardsAnswer, ShardsQuery, SiteNode, SiteState, exchange::Version,
+    ExchangeAnswer, ExchangeQuery, ShardsAnswer, ShardsQuery, SiteNode, SiteShares, SiteState,
+    exchange::Version,
 };
 pub(super) use nodes::of as nodes_of;
 
@@ -47,9 +48,9 @@ const ENGINE: Duration = Duration::from_secs(3);
 /// The most octets of shards in one answer.
 pub(super) const MAX_SHARDS: usize = 8 * 1024 * 1024;
 
-/// What a node's documents and orders are, and the nodes of its site.
-fn state_of(snapshot: &Snapshot, nodes: &[SiteNode]) -> SiteState {
-    let nodes = nodes::digest(nodes);
+/// What a node's documents and orders are, and the nodes of its site with the shares of its clients that go elsewhere.
+fn state_of(snapshot: &Snapshot, nodes: &[SiteNode], shares: &SiteShares) -> SiteState {
+    let nodes = nodes::digest(nodes, shares);
     SiteState { generation: snapshot.generation, orders: snapshot.orders.digest.clone(), nodes }
 }
 
@@ -71,10 +72,11 @@ impl ControlHandle {
             }
             let (head, orders) = self.stored_state().await?;
             let nodes = nodes::of(&self.shared.nodes.borrow());
+            let shares = self.shares();
             let state = SiteState {
                 generation: head.generation(),
                 orders: orders.digest(),
-                nodes: nodes::digest(&nodes),
+                nodes: nodes::digest(&nodes, &shares),
             };
             // This node may run something else than the engine has, until it has followed.
             if query.last.as_ref() == Some(&state) {
@@ -85,6 +87,7 @@ impl ControlHandle {
                 v: Version,
                 head: Some(head).filter(|head| head.generation() != last.generation),
                 orders: (state.orders != last.orders).then(|| orders.records().cloned().collect()),
+                shares: (state.nodes != last.nodes).then_some(shares),
                 nodes: (state.nodes != last.nodes).then_some(nodes),
                 state,
             });
@@ -98,7 +101,8 @@ impl ControlHandle {
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let told = nodes::of(&nodes.borrow_and_update());
-            let state = snapshot.map(|snapshot| state_of(&snapshot, &told));
+            // Shares are looked at with every heartbeat that arrives: they change a few times in a minute.
+            let state = snapshot.map(|snapshot| state_of(&snapshot, &told, &self.shares()));
             if let Some(state) = state.filter(|state| state != last && Some(state) != before) {
                 return state;
             }
@@ -111,6 +115,11 @@ impl ControlHandle {
                 else => return std::future::pending().await,
             }
         }
+    }
+
+    /// The shares of this site's clients that go elsewhere.
+    fn shares(&self) -> SiteShares {
+        nodes::shares(&self.shared.handle, &self.shared.config.site)
     }
 
     async fn stored_state(&self) -> Result<(HeadCopy, Orders), Refused> {

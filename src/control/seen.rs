@@ -8,7 +8,7 @@ use store::{
 };
 use tokio::sync::watch;
 
-use crate::api::{SiteNode, SiteState};
+use crate::api::{SiteNode, SiteShares, SiteState};
 
 /// What is known of another site.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct SeenSite {
     pub behind: Option<Moment>,
     /// Its nodes, as it told them last.
     pub nodes: Arc<Vec<SiteNode>>,
+    /// The shares of its clients that go elsewhere because its gateways are full; absent until it told them.
+    pub shares: Option<Arc<SiteShares>>,
     /// The orders that it had when it told them last.
     pub orders: Arc<BTreeMap<OrderTarget, Stamps>>,
     /// Why the last call failed; absent if it succeeded.

@@ -26,13 +26,13 @@ use tokio::{
 };
 
 use crate::{
-    board::Board,
+    board::{Board, Share},
     discovery::{DiscoveryTable, ServiceSlot},
     drain::{Drains, Listening, Receipt, ending::Ended},
     health_state::{Awaited, HealthView, Hearing, Staleness},
     load::Load,
-    model::{Moment, Name},
-    snapshot::Snapshot,
+    model::{Cluster, Moment, Name},
+    snapshot::{Snapshot, overflow_slot},
 };
 
 /// This node's clock: the wall clock at the start, advanced by the monotonic clock.
@@ -334,6 +334,13 @@ impl Handle {
         // wait in a full queue.
         let _ = tokio::time::timeout(patience, reread).await;
         self.renew_lease();
+    }
+
+    /// The share of a site's clients that is sent elsewhere because its gateways are full; `None` if it has no capacity in
+    /// this cluster.
+    #[must_use]
+    pub fn overflow_share(&self, cluster: &Cluster, site: &Name) -> Option<Share> {
+        overflow_slot(cluster, site, self.board()).map(|slot| self.board().share(slot))
     }
 
     /// Sets the load of this node's gateway, which the node's next heartbeat contains.

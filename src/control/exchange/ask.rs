@@ -37,8 +37,9 @@ pub(super) async fn ask(
         }
     };
     let (now, state) = (shared.handle.now(), answer.state.clone());
-    if let Some(nodes) = answer.nodes.as_ref().filter(|nodes| nodes.len() > nodes::MAX) {
-        let error = format!("it tells of {} nodes; expected at most {}", nodes.len(), nodes::MAX);
+    let count = answer.nodes.iter().flatten().count().max(answer.shares.iter().flatten().count());
+    if count > nodes::MAX {
+        let error = format!("it tells of {count} nodes or clusters; expected at most {}", nodes::MAX);
         shared.metrics.exchange_refused.increment();
         shared.sites.change(site, |seen| (seen.heard, seen.refused) = (Some(now), Some(error.clone())));
         return Err(error);
@@ -54,6 +55,9 @@ pub(super) async fn ask(
         seen.behind = is_behind.then(|| seen.behind.unwrap_or(now));
         if let Some(nodes) = &answer.nodes {
             seen.nodes = Arc::new(nodes.clone());
+        }
+        if let Some(shares) = &answer.shares {
+            seen.shares = Some(Arc::new(shares.clone()));
         }
         if let Some(orders) = told_orders {
             seen.orders = orders;

@@ -96,8 +96,15 @@ impl World {
         let state =
             SiteState { generation: head.generation(), orders: orders.digest(), nodes: String::new() };
         let orders = Some(orders.records().cloned().collect());
-        serde_json::to_value(ExchangeAnswer { v: Version, state, head: Some(head), orders, nodes: None })
-            .unwrap()
+        serde_json::to_value(ExchangeAnswer {
+            v: Version,
+            state,
+            head: Some(head),
+            orders,
+            nodes: None,
+            shares: None,
+        })
+        .unwrap()
     }
 
     /// Asks the other site, which tells this.
