@@ -30,6 +30,29 @@ pub struct LastGood {
     path: PathBuf,
 }
 
+/// Values to replace and to remove at once.
+#[derive(Debug, Default)]
+pub struct Changes {
+    puts: Vec<(String, Vec<u8>)>,
+    removals: Vec<String>,
+}
+
+impl Changes {
+    /// Replaces the value of a name.
+    ///
+    /// # Errors
+    /// When the value cannot be written as JSON.
+    pub fn put<T: Serialize>(&mut self, name: impl Into<String>, value: &T) -> serde_json::Result<()> {
+        self.puts.push((name.into(), seal(value)?));
+        Ok(())
+    }
+
+    /// Removes the value of a name, if there is one.
+    pub fn remove(&mut self, name: impl Into<String>) {
+        self.removals.push(name.into());
+    }
+}
+
 #[derive(Clone)]
 enum Storage {
     Disk(Arc<sled::Db>),
@@ -125,6 +148,45 @@ impl LastGood {
             }
         }
         Ok(())
+    }
+
+    /// Replaces and removes several values at once: after a crash either all of it happened or nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn change(&self, changes: Changes) -> Result<(), DiskError> {
+        let Changes { puts, removals } = changes;
+        match &self.storage {
+            Storage::Disk(db) => {
+                let mut batch = sled::Batch::default();
+                puts.into_iter().for_each(|(name, sealed)| batch.insert(name.as_bytes(), sealed));
+                removals.iter().for_each(|name| batch.remove(name.as_bytes()));
+                let fail =
+                    |error: sled::Error| DiskError { path: self.path.clone(), reason: error.to_string() };
+                db.apply_batch(batch).map_err(fail)
+            }
+            Storage::Memory(values) => {
+                let mut values = values.lock().unwrap_or_else(PoisonError::into_inner);
+                removals.iter().for_each(|name| drop(values.remove(name)));
+                values.extend(puts);
+                Ok(())
+            }
+        }
+    }
+
+    /// The names that begin so.
+    #[must_use]
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        match &self.storage {
+            Storage::Disk(db) => {
+                let keys = db.scan_prefix(prefix).keys().filter_map(Result::ok);
+                keys.map(|key| String::from_utf8_lossy(&key).into_owned()).collect()
+            }
+            Storage::Memory(values) => {
+                let values = values.lock().unwrap_or_else(PoisonError::into_inner);
+                values.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
+            }
+        }
     }
 
     /// Removes the value of a name.

@@ -3,6 +3,7 @@
 //! Names are resolved, sites are numbered, targets have slots on the board, implied domains and routes are written
 //! out. The roles read it without locks and never see a part of a change.
 
+mod after;
 mod failover;
 mod steered;
 
@@ -40,17 +41,17 @@ pub struct Snapshot {
     /// Which client is nearest to which site.
     pub locality: Locality,
     /// The steered domains by name.
-    pub domains: HashMap<DomainName, Arc<SteeredDomain>>,
+    pub domains: Arc<HashMap<DomainName, Arc<SteeredDomain>>>,
     /// Every distinct target.
-    pub targets: BTreeMap<TargetKey, Arc<Target>>,
+    pub targets: Arc<BTreeMap<TargetKey, Arc<Target>>>,
     /// The targets of which regions have a verdict of their own.
-    pub regional: BTreeMap<TargetKey, RegionalTarget>,
+    pub regional: Arc<BTreeMap<TargetKey, RegionalTarget>>,
     /// The services by name.
-    pub services: BTreeMap<Name, Arc<Service>>,
+    pub services: Arc<BTreeMap<Name, Arc<Service>>>,
     /// The checks by name.
     pub checks: BTreeMap<Name, Arc<Check>>,
     /// The routes, explicit and implied.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Arc<Vec<Arc<Route>>>,
     /// The clusters by name.
     pub clusters: BTreeMap<Name, Arc<Cluster>>,
     /// The configured vantages.
@@ -62,7 +63,7 @@ pub struct Snapshot {
     /// Which orders lie over the documents.
     pub orders: OrdersInForce,
     zones: HashMap<DomainName, Arc<ZoneView>>,
-    in_registry: HashMap<String, Vec<Arc<Service>>>,
+    in_registry: Arc<HashMap<String, Vec<Arc<Service>>>>,
 }
 
 /// Which orders lie over the documents of a snapshot.
@@ -79,13 +80,13 @@ pub struct OrdersInForce {
 }
 
 /// A zone with every name in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ZoneView {
     /// The document.
-    pub zone: Zone,
+    pub zone: Arc<Zone>,
     /// The SOA serial: derived from the generation, never from health; of a zone file, its own.
     pub serial: u32,
-    names: HashMap<DomainName, Owner>,
+    names: Arc<HashMap<DomainName, Owner>>,
 }
 
 /// The content of a name of a zone. All empty: an empty non-terminal (RFC 4592 §2.2.2), which exists.
@@ -139,8 +140,10 @@ impl Snapshot {
             locality: Locality::compile(&sites),
             sites,
             clusters: sources.clusters.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
-            services: sources.services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
-            routes: sources.routes.into_iter().map(Arc::new).collect(),
+            services: Arc::new(
+                sources.services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
+            ),
+            routes: Arc::new(sources.routes.into_iter().map(Arc::new).collect()),
             vantages: sources.vantages,
             overrides: sources.overrides.into_iter().map(Arc::new).collect(),
             tokens: sources.tokens,
@@ -148,17 +151,20 @@ impl Snapshot {
         };
         let checks: HashMap<Name, Check> =
             sources.checks.into_iter().map(|it| (it.name.clone(), it)).collect();
-        let mut shared = Shared::default();
-        for domain in sources.domains {
+        let mut shared = Shared::of(&snapshot.overrides);
+        let steer = |domain| {
             let steered = snapshot.steer(domain, &checks, board, &mut shared);
-            snapshot.domains.insert(steered.domain.name.clone(), Arc::new(steered));
-        }
+            (steered.domain.name.clone(), Arc::new(steered))
+        };
+        let domains = sources.domains.into_iter().map(steer).collect();
+        snapshot.domains = Arc::new(domains);
         snapshot.zones = snapshot.compile_zones(sources.zones);
         snapshot.checks = checks.into_iter().map(|(name, it)| (name, Arc::new(it))).collect();
+        let mut in_registry = HashMap::<String, Vec<Arc<Service>>>::new();
         for service in snapshot.services.values() {
-            let named = snapshot.in_registry.entry(service.consul.service.clone()).or_default();
-            named.push(Arc::clone(service));
+            in_registry.entry(service.consul.service.clone()).or_default().push(Arc::clone(service));
         }
+        snapshot.in_registry = Arc::new(in_registry);
         snapshot
     }
 
@@ -228,13 +234,14 @@ impl Snapshot {
     ) -> Option<Slot> {
         let key = TargetKey::new(address, check);
         let slot = board.intern(&key)?;
-        let target = self.targets.entry(key.clone()).or_insert_with(|| {
+        if self.targets.get(&key).is_some_and(|it| it.clusters.contains(cluster)) {
+            return Some(slot);
+        }
+        let target = Arc::make_mut(&mut self.targets).entry(key.clone()).or_insert_with(|| {
             let (site, check, clusters) = (site.clone(), check.clone(), BTreeSet::new());
             Arc::new(Target { key, slot, address, site, clusters, check })
         });
-        if !target.clusters.contains(cluster) {
-            Arc::make_mut(target).clusters.insert(cluster.clone());
-        }
+        Arc::make_mut(target).clusters.insert(cluster.clone());
         Some(slot)
     }
 
@@ -244,7 +251,10 @@ impl Snapshot {
         let mut slot = |(name, region): (&Name, RegionId)| {
             let key = target.in_region(name);
             let slot = board.intern(&key)?;
-            self.regional.insert(key, RegionalTarget { target: target.clone(), region, slot });
+            if !self.regional.contains_key(&key) {
+                let regional = RegionalTarget { target: target.clone(), region, slot };
+                Arc::make_mut(&mut self.regional).insert(key, regional);
+            }
             Some(slot)
         };
         self.locality.regions().iter().zip((0..).map(RegionId)).map(&mut slot).collect()
@@ -269,7 +279,7 @@ impl Snapshot {
         let serial = serial(self.generation);
         let mut views: HashMap<DomainName, ZoneView> = zones
             .into_iter()
-            .map(|zone| (zone.name.clone(), ZoneView { zone, serial, names: HashMap::new() }))
+            .map(|zone| (zone.name.clone(), ZoneView { zone: Arc::new(zone), serial, names: Arc::default() }))
             .collect();
         for view in views.values_mut() {
             view.add_static(view.zone.records.clone());
@@ -317,7 +327,7 @@ impl ZoneView {
     #[must_use]
     pub fn new(mut zone: Zone, serial: u32) -> Self {
         let records = std::mem::take(&mut zone.records);
-        let mut view = Self { zone, serial, names: HashMap::new() };
+        let mut view = Self { zone: Arc::new(zone), serial, names: Arc::default() };
         view.add_static(records);
         view
     }
@@ -374,15 +384,16 @@ impl ZoneView {
 
     /// The entry of a name, made with every empty non-terminal between it and the apex.
     fn owner(&mut self, name: &DomainName) -> &mut Owner {
+        let names = Arc::make_mut(&mut self.names);
         let mut above = name.parent();
         while let Some(next) = above {
-            if !next.is_within(&self.zone.name) || self.names.contains_key(&next) {
+            if !next.is_within(&self.zone.name) || names.contains_key(&next) {
                 break;
             }
             above = next.parent();
-            self.names.insert(next, Owner::default());
+            names.insert(next, Owner::default());
         }
-        self.names.entry(name.clone()).or_default()
+        names.entry(name.clone()).or_default()
     }
 
     /// A static record's TTL.

@@ -18,7 +18,7 @@ mod policies;
 mod steered;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -179,9 +179,58 @@ impl World {
         self.kinds.get(&kind)?.get(name)
     }
 
+    /// The Domain of this name, shared.
+    #[must_use]
+    pub fn shared_domain(&self, name: &DomainName) -> Option<SharedDomain> {
+        match self.named(Kind::Domain, name.as_str()).map(AsRef::as_ref) {
+            Some(Document::Domain(it)) => Some(it.clone()),
+            _ => None,
+        }
+    }
+
     /// Every document, by kind and name.
     pub fn documents(&self) -> impl Iterator<Item = &Arc<Document>> {
         self.kinds.values().flat_map(ByName::iter)
+    }
+
+    /// How the documents of another world differ from these, by kind and name. Costs in proportion to the difference where
+    /// one world was made from a copy of the other.
+    #[must_use]
+    pub fn changes_to(&self, after: &Self) -> Vec<Replacement> {
+        let none = ByName::default();
+        let kinds: BTreeSet<Kind> = self.kinds.keys().chain(after.kinds.keys()).copied().collect();
+        let mut changes = Vec::new();
+        for kind in kinds {
+            let of = |world: &'_ Self| world.kinds.get(&kind).cloned().unwrap_or_else(|| none.clone());
+            let (old, new) = (of(self), of(after));
+            let mut by_name: BTreeMap<&str, [Option<&Arc<Document>>; 2]> = BTreeMap::new();
+            for it in old.not_shared(&new) {
+                by_name.entry(it.name()).or_default()[0] = Some(it);
+            }
+            for it in new.not_shared(&old) {
+                by_name.entry(it.name()).or_default()[1] = Some(it);
+            }
+            let differ = |[before, after]: &[Option<&Arc<Document>>; 2]| match (before, after) {
+                (Some(before), Some(after)) => !Arc::ptr_eq(before, after) && before != after,
+                _ => true,
+            };
+            let all = by_name.into_values().filter(differ);
+            changes.extend(
+                all.map(|[before, after]| Replacement { before: before.cloned(), after: after.cloned() }),
+            );
+        }
+        changes
+    }
+
+    /// Makes these changes.
+    pub fn replace<'r>(&mut self, changes: impl IntoIterator<Item = &'r Replacement>) {
+        for change in changes {
+            match (&change.before, &change.after) {
+                (_, Some(after)) => self.insert(Arc::clone(after)),
+                (Some(before), None) => self.remove(&before.id()),
+                (None, None) => {}
+            }
+        }
     }
 
     /// The zone a name lies in: the longest apex above it.

@@ -3,13 +3,10 @@
 //! Without it every change reads, checks and compares everything that is stored. With it a change reads the head and the
 //! shards that others have changed meanwhile, and is checked against what it concerns ([`Checked`]).
 
-use std::collections::BTreeSet;
-
-use super::{Author, Change, Planned, ReadError, Stored, plan, read};
+use super::{Author, Change, Planned, ReadError, Stored, difference::replacements, plan, read};
 use crate::{
     engine::Engine,
-    model::{Checked, DocumentId, InputError, Kind, Moment, Replacement, World},
-    orders::OrderTarget,
+    model::{Checked, InputError, Moment, World},
 };
 
 /// The configuration as it was read last.
@@ -71,26 +68,6 @@ impl Basis {
     }
 }
 
-/// How the documents of one configuration differ from those of an earlier one. Only shards and orders that differ are
-/// looked at.
-fn replacements(before: &Stored, after: &Stored) -> Vec<Replacement> {
-    let mut ids: BTreeSet<DocumentId> =
-        before.documents_unlike(after).chain(after.documents_unlike(before)).collect();
-    if before.orders() != after.orders() {
-        let records = before.orders().records().chain(after.orders().records());
-        ids.extend(records.filter_map(|record| match &record.target {
-            OrderTarget::Override(name) => Some(DocumentId { kind: Kind::Override, name: name.to_string() }),
-            OrderTarget::Token(name) => Some(DocumentId { kind: Kind::Token, name: name.to_string() }),
-            OrderTarget::Switch(_) => None,
-        }));
-    }
-    let document = |stored: &Stored, id: &DocumentId| stored.get(id).map(|kept| kept.document.clone());
-    ids.into_iter()
-        .map(|id| Replacement { before: document(before, &id), after: document(after, &id) })
-        .filter(|it| it.before != it.after)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -99,7 +76,7 @@ mod tests {
     use crate::{
         commit::{AuditEntry, commit},
         engine::embedded::{Embedded, Options},
-        model::{Authority, Placed, SiteTag, parse},
+        model::{Authority, DocumentId, Kind, Placed, SiteTag, parse},
     };
 
     const AUTHOR: Author<'static> =

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::Stored;
-use crate::model::{Document, DocumentId, Kind, World};
+use crate::{
+    model::{Document, DocumentId, Kind, Replacement, World},
+    orders::OrderTarget,
+};
 
 /// How one document differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,4 +74,24 @@ fn fields(before: &Document, after: &Document) -> Vec<String> {
     let (before, after) = (map(before), map(after));
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
+
+/// How the documents of one configuration differ from those of an earlier one. Only shards and orders that differ are
+/// looked at.
+pub(super) fn replacements(before: &Stored, after: &Stored) -> Vec<Replacement> {
+    let mut ids: BTreeSet<DocumentId> =
+        before.documents_unlike(after).chain(after.documents_unlike(before)).collect();
+    if before.orders() != after.orders() {
+        let records = before.orders().records().chain(after.orders().records());
+        ids.extend(records.filter_map(|record| match &record.target {
+            OrderTarget::Override(name) => Some(DocumentId { kind: Kind::Override, name: name.to_string() }),
+            OrderTarget::Token(name) => Some(DocumentId { kind: Kind::Token, name: name.to_string() }),
+            OrderTarget::Switch(_) => None,
+        }));
+    }
+    let document = |stored: &Stored, id: &DocumentId| stored.get(id).map(|kept| kept.document.clone());
+    ids.into_iter()
+        .map(|id| Replacement { before: document(before, &id), after: document(after, &id) })
+        .filter(|it| it.before != it.after)
+        .collect()
 }

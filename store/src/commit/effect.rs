@@ -5,9 +5,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Kept, Stored};
+use super::{Kept, Stored, difference::replacements};
 use crate::{
-    model::{Colour, Document, DocumentId, Domain, Generation, Moment, Override, Policy, World},
+    model::{Colour, Document, DocumentId, Domain, Generation, Kind, Moment, Override, Policy, World},
     orders::{Order, OrderKind, OrderTarget, Orders, Switched, WithoutEffect},
 };
 
@@ -25,21 +25,59 @@ pub struct InEffect {
     pub until: Option<Moment>,
 }
 
+/// A configuration with its documents as a world, so that what is in effect of the next one costs in proportion to what has
+/// changed.
+#[derive(Clone, Debug, Default)]
+pub struct Laid {
+    stored: Stored,
+    /// The documents without overrides and without what orders lay over them.
+    documents: World,
+}
+
+impl Laid {
+    /// Of a configuration.
+    #[must_use]
+    pub fn of(stored: Stored) -> Self {
+        let kept = stored.committed().filter(|kept| !stored.is_replaced(kept));
+        let documents = kept.map(|kept| &kept.document).filter(|it| it.kind() != Kind::Override).cloned();
+        Self { documents: World::assemble(documents.collect::<Vec<_>>()), stored }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Another configuration, from this one.
+    #[must_use]
+    pub fn next(&self, stored: Stored) -> Self {
+        let changes = replacements(&self.stored, &stored).into_iter();
+        let changes = changes.filter(|it| it.both().any(|document| document.kind() != Kind::Override));
+        let mut documents = self.documents.clone();
+        documents.replace(&changes.collect::<Vec<_>>());
+        Self { stored, documents }
+    }
+
+    /// What is in effect at a moment.
+    #[must_use]
+    pub fn in_effect(&self, now: Moment) -> InEffect {
+        let unordered: Vec<_> = self.stored.unordered().collect();
+        let coloured = |id: &DocumentId| self.stored.get(id).map(|kept| kept.coloured);
+        if unordered.is_empty() {
+            return lay_over(self.documents.clone(), coloured, &self.stored.orders, now);
+        }
+        let mut orders = self.stored.orders.clone();
+        orders.merge(&unordered);
+        lay_over(self.documents.clone(), coloured, &orders, now)
+    }
+}
+
 impl Stored {
     /// What is in effect at a moment.
     #[must_use]
     pub fn in_effect(&self, now: Moment) -> InEffect {
-        let kept = self.committed().filter(|kept| !self.is_replaced(kept));
-        let unordered: Vec<_> = self.unordered().collect();
-        let documents = kept
-            .filter(|kept| !matches!(&*kept.document, Document::Override(_)))
-            .map(|kept| (Arc::clone(&kept.document), kept.coloured));
-        if unordered.is_empty() {
-            return in_effect(documents, &self.orders, now);
-        }
-        let mut orders = self.orders.clone();
-        orders.merge(&unordered);
-        in_effect(documents, &orders, now)
+        Laid::of(self.clone()).in_effect(now)
     }
 }
 
@@ -77,17 +115,29 @@ pub fn in_effect(
     orders: &Orders,
     now: Moment,
 ) -> InEffect {
-    let switches = switches(orders);
+    let documents: Vec<_> = documents.collect();
+    let changed: HashMap<DocumentId, Generation> =
+        documents.iter().map(|(document, coloured)| (document.id(), *coloured)).collect();
+    let world = World::assemble(documents.into_iter().map(|(document, _)| document));
+    lay_over(world, |id| changed.get(id).copied(), orders, now)
+}
+
+/// Lays orders over documents. `coloured` is the generation that last changed the colour of one.
+fn lay_over(
+    mut world: World,
+    coloured: impl Fn(&DocumentId) -> Option<Generation>,
+    orders: &Orders,
+    now: Moment,
+) -> InEffect {
     let mut laid = Vec::new();
-    let laid_over = documents.map(|(document, coloured)| {
-        let Document::Domain(domain) = &*document else { return document };
-        let Some(order) = switches.get(domain.name.as_str()) else { return document };
-        let Some((switched, to)) = switched(domain, order, coloured) else { return document };
+    for (name, order) in switches(orders) {
+        let id = DocumentId { kind: Kind::Domain, name: name.to_owned() };
+        let Some(Document::Domain(domain)) = world.get(&id).map(AsRef::as_ref) else { continue };
+        let Some((switched, to)) = coloured(&id).and_then(|at| switched(domain, order, at)) else { continue };
         let (by, at) = (order.by.clone(), order.at);
         laid.push(Switched { domain: domain.name.clone(), to, by, at });
-        Arc::new(switched)
-    });
-    let mut world = World::assemble(laid_over.collect::<Vec<_>>());
+        world.add(Arc::new(switched));
+    }
     laid.sort_by(|a, b| a.domain.cmp(&b.domain));
     let (without, until) = add_overrides(&mut world, orders, now);
     InEffect { world, switches: laid, without, until }

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use crate::{
-    commit::{self, InEffect, ReadError, Stored},
+    commit::{self, InEffect, Laid, ReadError, Stored},
     engine::{
         EngineError,
         follower::{Follower, News, Watched},
@@ -14,32 +14,73 @@ use crate::{
     geo::Geo,
     handle::Concern,
     keys,
-    model::{Generation, Moment},
+    model::{Generation, Moment, World},
     snapshot::{OrdersInForce, Snapshot},
 };
 
-const MEMORY: &str = "config";
-
 /// Publishes the configuration this node last ran, if it ran one.
 pub(super) fn publish_last_good(shared: &Shared) -> Published {
-    let Some(stored) = shared.memory.get::<Stored>(MEMORY) else { return Published::default() };
-    let until = publish(shared, &stored);
-    tracing::info!(generation = %stored.generation(), "started with the last configuration on disk");
-    Published { stored: Some(stored), until }
+    let mut published = Published::default();
+    if let Some(stored) = commit::disk::kept(&shared.memory) {
+        let generation = stored.generation();
+        published.publish(shared, stored);
+        tracing::info!(%generation, "started with the last configuration on disk");
+    }
+    published
 }
 
 /// What is published.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    stored: Option<Stored>,
+    laid: Option<Laid>,
+    /// The snapshot, and the documents in effect that it was compiled from.
+    compiled: Option<(Arc<Snapshot>, World)>,
     /// When what is in effect changes by time alone.
     until: Option<Moment>,
+    /// The configuration that is kept on the disk, as far as that is known.
+    kept: Option<Stored>,
+}
+
+impl Published {
+    fn stored(&self) -> Option<&Stored> {
+        self.laid.as_ref().map(Laid::stored)
+    }
+
+    /// Publishes what is in effect now of a configuration.
+    fn publish(&mut self, shared: &Shared, stored: Stored) {
+        self.laid = Some(match self.laid.take() {
+            Some(laid) => laid.next(stored),
+            None => Laid::of(stored),
+        });
+        self.again(shared);
+    }
+
+    /// Publishes the present configuration again, with the newest database of places and by the present time.
+    fn again(&mut self, shared: &Shared) {
+        let Some(laid) = &self.laid else { return };
+        let handle = shared.publisher.handle();
+        let (generation, orders) = (laid.stored().generation(), laid.stored().orders());
+        let InEffect { world, switches, without, until } = laid.in_effect(handle.now());
+        let next = self
+            .compiled
+            .as_ref()
+            .and_then(|(snapshot, before)| snapshot.after(before, &world, generation, handle.board()));
+        let mut snapshot =
+            next.unwrap_or_else(|| Snapshot::compile(world.sources(), generation, handle.board()));
+        let all = Arc::new(orders.clone());
+        snapshot.orders = OrdersInForce { digest: all.digest(), all, switches, without };
+        let geo = shared.options.geo.borrow().clone();
+        snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(geo);
+        let snapshot = Arc::new(snapshot);
+        shared.publisher.publish_snapshot(Arc::clone(&snapshot));
+        (self.compiled, self.until) = (Some((snapshot, world)), until);
+    }
 }
 
 /// Follows for ever, starting with what was published. `read` becomes true once the engine was read, even if it has no
 /// configuration.
 pub(super) async fn follow(shared: Shared, published: Published, read: watch::Sender<bool>) {
-    let Published { mut stored, mut until } = published;
+    let mut published = published;
     let following = |watched| {
         Follower::new(Arc::clone(&shared.engine), watched, shared.options.wait)
             .reporting("reading the configuration", "the last good one stays")
@@ -55,11 +96,11 @@ pub(super) async fn follow(shared: Shared, published: Published, read: watch::Se
         let (mut news, follower, failed_at) = tokio::select! {
             biased;
             () = changed(&mut geo) => {
-                until = publish_again(&shared, stored.as_ref());
+                published.again(&shared);
                 continue;
             }
-            () = passed(&shared, until) => {
-                until = publish_again(&shared, stored.as_ref());
+            () = passed(&shared, published.until) => {
+                published.again(&shared);
                 continue;
             }
             news = orders.next() => (news, &mut orders, 0),
@@ -68,9 +109,8 @@ pub(super) async fn follow(shared: Shared, published: Published, read: watch::Se
         if let News::Read(reading) = &news
             && reading.changed
         {
-            match take_in_newest(&shared, &mut stored).await {
-                Ok(Taken::Published(next)) => (until, refused) = (next, None),
-                Ok(Taken::Same) => refused = None,
+            match take_in_newest(&shared, &mut published).await {
+                Ok(Taken::Published | Taken::Same) => refused = None,
                 Ok(Taken::Refused(reason)) => refused = Some(reason),
                 Err(error) => news = follower.failed(error),
             }
@@ -95,8 +135,8 @@ pub(super) async fn follow(shared: Shared, published: Published, read: watch::Se
 
 /// What became of a configuration that was read.
 enum Taken {
-    /// It is published; it has to be made again at this moment, if there is one.
-    Published(Option<Moment>),
+    /// It is published.
+    Published,
     /// It is the one that runs.
     Same,
     /// It is not used, for this reason.
@@ -104,25 +144,25 @@ enum Taken {
 }
 
 /// Reads the newest configuration and orders, and uses them.
-async fn take_in_newest(shared: &Shared, stored: &mut Option<Stored>) -> Result<Taken, EngineError> {
-    let next = commit::read(shared.engine.as_ref(), stored.as_ref()).await;
+async fn take_in_newest(shared: &Shared, published: &mut Published) -> Result<Taken, EngineError> {
+    let next = commit::read(shared.engine.as_ref(), published.stored()).await;
     let next = next.map_err(|error| match error {
         ReadError::Engine(error) => error,
         unusable => EngineError::Unusable(unusable.to_string()),
     })?;
     if next.generation() == Generation::default() {
-        return Ok(stored.as_ref().map_or(Taken::Same, |stored| {
+        return Ok(published.stored().map_or(Taken::Same, |stored| {
             let generation = stored.generation();
             tracing::warn!(%generation, "the engine has no configuration, the last good one stays");
             Taken::Refused(format!("it has none, and generation {generation} stays"))
         }));
     }
     let now = shared.publisher.handle().now();
-    let next = match stored {
+    let next = match published.stored() {
         Some(running) => with_known_orders(running, next, now),
         None => next,
     };
-    Ok(take_in(shared, stored, next).await)
+    Ok(take_in(shared, published, next).await)
 }
 
 /// A configuration that was read, with the orders that this node runs where the engine has older ones: its data were
@@ -161,15 +201,10 @@ async fn changed(geo: &mut Databases) {
     }
 }
 
-/// Publishes the present configuration again, with the newest database and by the present time.
-fn publish_again(shared: &Shared, stored: Option<&Stored>) -> Option<Moment> {
-    stored.and_then(|stored| publish(shared, stored))
-}
-
 /// Publishes a configuration, unless it is older than the present one.
-async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> Taken {
+async fn take_in(shared: &Shared, published: &mut Published, next: Stored) -> Taken {
     let running = shared.publisher.handle().snapshot().map(|it| it.generation);
-    let same_orders = stored.as_ref().is_some_and(|stored| stored.orders().agree(next.orders()));
+    let same_orders = published.stored().is_some_and(|stored| stored.orders().agree(next.orders()));
     if running == Some(next.generation()) && same_orders {
         return Taken::Same;
     }
@@ -181,41 +216,31 @@ async fn take_in(shared: &Shared, stored: &mut Option<Stored>, next: Stored) -> 
         );
         return Taken::Refused(format!("generation {} is older than the one that runs", next.generation()));
     }
-    let until = publish(shared, &next);
+    published.publish(shared, next.clone());
     if running == Some(next.generation()) {
         tracing::info!(generation = %next.generation(), orders = next.orders().len(), "orders loaded");
     } else {
         tracing::info!(generation = %next.generation(), "configuration loaded");
     }
-    remember(shared, &next).await;
-    *stored = Some(next);
-    Taken::Published(until)
+    let before = published.kept.take();
+    published.kept = remember(shared, next, before).await;
+    Taken::Published
 }
 
-/// Publishes what is in effect now; returns when that has to be done again.
-fn publish(shared: &Shared, stored: &Stored) -> Option<Moment> {
-    let handle = shared.publisher.handle();
-    let InEffect { world, switches, without, until } = stored.in_effect(handle.now());
-    let mut snapshot = Snapshot::compile(world.sources(), stored.generation(), handle.board());
-    let all = Arc::new(stored.orders().clone());
-    snapshot.orders = OrdersInForce { digest: all.digest(), all, switches, without };
-    snapshot.locality = std::mem::take(&mut snapshot.locality).with_geo(shared.options.geo.borrow().clone());
-    shared.publisher.publish_snapshot(Arc::new(snapshot));
-    until
-}
-
-/// Keeps the configuration on disk and syncs it, so that this node can start with it when everything else is down.
-async fn remember(shared: &Shared, stored: &Stored) {
-    let (memory, stored) = (shared.memory.clone(), stored.clone());
+/// Keeps the configuration on disk and syncs it, so that this node can start with it when everything else is down. Returns it
+/// once it is kept.
+async fn remember(shared: &Shared, stored: Stored, before: Option<Stored>) -> Option<Stored> {
+    let memory = shared.memory.clone();
     let blocks = memory.blocks();
-    let keep = move || memory.put(MEMORY, &stored).and_then(|()| memory.flush());
+    let keep = move || commit::disk::keep(&memory, &stored, before.as_ref()).map(|()| stored);
     let kept = async move { if blocks { tokio::task::spawn_blocking(keep).await } else { Ok(keep()) } };
     match tokio::time::timeout(Duration::from_secs(30), kept).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::error!(%error, "the configuration is not kept across a restart"),
+        Ok(Ok(Ok(stored))) => return Some(stored),
+        Ok(Ok(Err(error))) => tracing::error!(error, "the configuration is not kept across a restart"),
         Ok(Err(error)) => tracing::error!(%error, "the configuration is not kept across a restart"),
         Err(_) => tracing::error!("the disk does not answer; the configuration is not kept across a restart"),
     }
+    None
 }
 
 #[cfg(test)]

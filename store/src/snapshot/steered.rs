@@ -111,10 +111,40 @@ pub struct SteeredAddress {
 }
 
 /// What the domains of one snapshot have in common.
-#[derive(Default)]
 pub(super) struct Shared {
     sites: HashMap<Alike, Arc<[SteeredSite]>>,
     calendars: HashMap<String, Arc<Calendar>>,
+    /// The overrides that may be about several domains, by their places in the snapshot.
+    wide: Vec<usize>,
+    /// Those that are about one.
+    exact: HashMap<String, Vec<usize>>,
+}
+
+impl Shared {
+    pub(super) fn of(overrides: &[Arc<Override>]) -> Self {
+        let (mut wide, mut exact) = (Vec::new(), HashMap::<String, Vec<usize>>::new());
+        for (at, order) in overrides.iter().enumerate() {
+            match order.target.domain.as_deref().filter(|glob| !glob.contains('*')) {
+                Some(name) => exact.entry(name.to_owned()).or_default().push(at),
+                None => wide.push(at),
+            }
+        }
+        Self { sites: HashMap::new(), calendars: HashMap::new(), wide, exact }
+    }
+
+    /// The places of the overrides about a domain, in their order.
+    fn about(&self, overrides: &[Arc<Override>], domain: &DomainName) -> Vec<usize> {
+        let covers = |at: &usize| {
+            let glob = overrides.get(*at).and_then(|order| order.target.domain.as_deref());
+            glob.is_none_or(|glob| model::glob::matches(glob, domain.as_str()))
+        };
+        let mut about: Vec<usize> = self.wide.iter().copied().filter(covers).collect();
+        if let Some(exact) = self.exact.get(domain.as_str()) {
+            about.extend(exact);
+            about.sort_unstable();
+        }
+        about
+    }
 }
 
 /// What the sites of a domain depend on.
@@ -137,24 +167,21 @@ impl Snapshot {
         board: &Board,
         shared: &mut Shared,
     ) -> SteeredDomain {
-        let about_it = |order: &Override| {
-            order.target.domain.as_deref().is_none_or(|glob| model::glob::matches(glob, domain.name.as_str()))
-        };
-        let overrides = self.overrides.iter().enumerate().filter(|(_, order)| about_it(order));
         let alike = Alike {
             cluster: domain.cluster.clone(),
             sites: domain.sites.clone(),
             check: domain.check.clone(),
             gate: domain.recovery.gate.clone(),
             verdict: domain.verdict,
-            overrides: overrides.map(|(at, _)| at).collect(),
+            overrides: shared.about(&self.overrides, &domain.name),
             // Sites with names of their own have them below the domain's.
             only: domain.https.as_ref().map(|_| domain.name.clone()),
         };
         let sites = match shared.sites.get(&alike) {
             Some(sites) => Arc::clone(sites),
             None => {
-                let sites: Arc<[SteeredSite]> = self.sites_of(&domain, checks, board).into();
+                let sites: Arc<[SteeredSite]> =
+                    self.sites_of(&domain, checks, board, &alike.overrides).into();
                 shared.sites.insert(alike, Arc::clone(&sites));
                 sites
             }
@@ -210,6 +237,7 @@ impl Snapshot {
         domain: &Domain,
         checks: &HashMap<Name, Check>,
         board: &Board,
+        overrides: &[usize],
     ) -> Vec<SteeredSite> {
         let Some(cluster) = self.clusters.get(&domain.cluster).cloned() else { return Vec::new() };
         let wanted = |site: &Name| domain.sites.as_ref().is_none_or(|sites| sites.contains(site));
@@ -230,8 +258,9 @@ impl Snapshot {
                 }
             };
             let addresses = v4.chain(v6).map(&mut steered).collect();
-            let about = |order: &&Arc<Override>| applies(order, &domain.name, name);
-            let overrides = self.overrides.iter().filter(about).cloned().collect();
+            let about = |order: &&Arc<Override>| order.target.site.as_ref().is_none_or(|it| it == name);
+            let overrides = overrides.iter().filter_map(|at| self.overrides.get(*at)).filter(about).cloned();
+            let overrides = overrides.collect();
             let own = domain.https.as_ref().and_then(|_| domain.name.resolve(name.as_str()).ok());
             let overflow = overflow_slot(&cluster, name, board);
             sites.push(SteeredSite { site, name: own, addresses, overrides, overflow });
@@ -277,13 +306,6 @@ fn reach(domain: &Domain, sites: &[SteeredSite], steering: Option<&Steering>) ->
     let hashed = if by_hash { Reach::Network } else { Reach::Everyone };
     let rules = steering.rules.iter().map(by_rule).max().unwrap_or_default();
     of(&steering.order).max(rules).max(hashed).max(regional)
-}
-
-fn applies(order: &Override, domain: &DomainName, site: &Name) -> bool {
-    let site_fits = order.target.site.as_ref().is_none_or(|it| it == site);
-    let domain_fits =
-        order.target.domain.as_deref().is_none_or(|glob| model::glob::matches(glob, domain.as_str()));
-    site_fits && domain_fits
 }
 
 /// The same on every node and in every version.

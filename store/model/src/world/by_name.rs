@@ -3,7 +3,7 @@
 //! A change of a large configuration makes a world that differs in a few documents, while the one before it is still
 //! needed. So a copy costs a pointer for each piece, and a change of a copy copies one piece.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::Document;
 
@@ -65,6 +65,12 @@ impl ByName {
         if piece.is_empty() {
             self.pieces.remove(at);
         }
+    }
+
+    /// The documents in pieces that another one does not share: every document that is not in both is among them.
+    pub(super) fn not_shared<'a>(&'a self, other: &Self) -> impl Iterator<Item = &'a Arc<Document>> {
+        let theirs: HashSet<_> = other.pieces.iter().map(Arc::as_ptr).collect();
+        self.pieces.iter().filter(move |piece| !theirs.contains(&Arc::as_ptr(piece))).flat_map(|it| it.iter())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Document>> {

@@ -30,7 +30,7 @@ pub struct Replacement {
 
 impl Replacement {
     /// Both documents, as far as they are there.
-    pub(super) fn both(&self) -> impl Iterator<Item = &Document> {
+    pub fn both(&self) -> impl Iterator<Item = &Document> {
         self.before.iter().chain(&self.after).map(AsRef::as_ref)
     }
 }
@@ -279,9 +279,9 @@ impl<'c> Change<'c> {
             return false;
         }
         let (exact, wide): (Vec<&Override>, Vec<&Override>) =
-            orders.iter().partition(|order| literal(order).is_some());
+            orders.iter().partition(|order| overlays::literal(order).is_some());
         let at = |name: &str| name.parse().is_ok_and(|name| self.steered(&name).iter().any(&holds));
-        if exact.into_iter().filter_map(literal).any(at) {
+        if exact.into_iter().filter_map(overlays::literal).any(at) {
             return true;
         }
         if wide.is_empty() {
@@ -303,11 +303,6 @@ impl<'c> Claimed<'c> for Change<'c> {
         let claims = self.claims(name);
         (!claims.is_empty()).then(|| look(&claims))
     }
-}
-
-/// The one name that an override is about, if it has no wildcard.
-fn literal(order: &Override) -> Option<&str> {
-    order.target.domain.as_deref().filter(|glob| !glob.contains('*'))
 }
 
 fn breaks_a_rule(steered: &SteeredName<'_>, orders: &Orders<'_>, world: &World) -> bool {

@@ -89,13 +89,7 @@ impl Checked {
 
     fn after(&self, replacements: &[Replacement], now: Moment) -> Option<World> {
         let mut world = self.world.clone();
-        for it in replacements {
-            match (&it.before, &it.after) {
-                (_, Some(after)) => world.insert(Arc::clone(after)),
-                (Some(before), None) => world.remove(&before.id()),
-                (None, None) => {}
-            }
-        }
+        world.replace(replacements);
         let is_fine = now >= self.since && change::is_fine(&self.index, &world, replacements, now);
         is_fine.then_some(world)
     }

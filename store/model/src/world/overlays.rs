@@ -1,6 +1,9 @@
 //! What overrides get wrong: about nothing, leaving nothing, or breaking a safety rule.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
     World,
@@ -13,19 +16,79 @@ use crate::{
 };
 
 /// The overrides that count now, by what the rules about them look at.
+#[derive(Default)]
 pub(super) struct Orders<'w> {
     /// Force a site down, and do not insist with `force`.
-    pub(super) down: Vec<&'w Override>,
+    pub(super) down: ByTarget<'w>,
     /// Take a site out of answers.
-    pub(super) off: Vec<&'w Override>,
+    pub(super) off: ByTarget<'w>,
 }
 
 impl<'w> Orders<'w> {
     pub(super) fn among(overrides: impl IntoIterator<Item = &'w Override>, now: Moment) -> Self {
-        let count: Vec<&Override> = overrides.into_iter().filter(|it| !ended(it, now)).collect();
-        let forces_down = |it: &&Override| it.state == OverrideState::Down && !it.force;
-        let down = count.iter().copied().filter(forces_down).collect();
-        Self { down, off: count.into_iter().filter(|it| turns_off(it)).collect() }
+        let mut orders = Self::default();
+        overrides.into_iter().filter(|it| !ended(it, now)).for_each(|it| orders.add(it));
+        orders
+    }
+
+    /// Adds one that has not ended, after the others.
+    pub(super) fn add(&mut self, order: &'w Override) {
+        if forces_down(order) {
+            self.down.add(order);
+        }
+        if turns_off(order) {
+            self.off.add(order);
+        }
+    }
+
+    /// Takes out the one that was added last.
+    pub(super) fn pop(&mut self, order: &'w Override) {
+        if forces_down(order) {
+            self.down.pop(order);
+        }
+        if turns_off(order) {
+            self.off.pop(order);
+        }
+    }
+}
+
+/// Overrides in an order, found by the name that they are about: most are about one name, and there may be a hundred thousand
+/// names to look at.
+#[derive(Default)]
+pub(super) struct ByTarget<'w> {
+    /// Those that may be about several names, with their places in the order.
+    wide: Vec<(usize, &'w Override)>,
+    /// Those that are about one.
+    exact: HashMap<&'w str, Vec<(usize, &'w Override)>>,
+    count: usize,
+}
+
+impl<'w> ByTarget<'w> {
+    fn list(&mut self, order: &'w Override) -> &mut Vec<(usize, &'w Override)> {
+        match literal(order) {
+            Some(name) => self.exact.entry(name).or_default(),
+            None => &mut self.wide,
+        }
+    }
+
+    fn add(&mut self, order: &'w Override) {
+        let place = self.count;
+        self.list(order).push((place, order));
+        self.count += 1;
+    }
+
+    fn pop(&mut self, order: &'w Override) {
+        self.list(order).pop();
+        self.count -= 1;
+    }
+
+    /// The first that is about a domain at a site.
+    pub(super) fn first_about(&self, name: &DomainName, site: &Name) -> Option<&'w Override> {
+        let exact = self.exact.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let first =
+            |all: &[(usize, &'w Override)]| all.iter().find(|(_, order)| covers(order, name, site)).copied();
+        let found = [first(&self.wide), first(exact)].into_iter().flatten();
+        found.min_by_key(|(place, _)| *place).map(|(_, order)| order)
     }
 }
 
@@ -44,13 +107,12 @@ impl Checker<'_> {
                 self.report(&at, field, self.about_nothing(order, steered), "a target that exists");
             }
         }
-        let all: Vec<&Override> = world.overrides().collect();
-        self.safe(steered, &all, now);
+        let all = Orders::among(world.overrides(), now);
+        self.safe(&steered.iter().collect::<Vec<_>>(), &all);
     }
 
-    /// Overrides leave every domain a site, and every cluster the sites that it keeps.
-    pub(super) fn safe(&mut self, steered: &[SteeredName<'_>], overrides: &[&Override], now: Moment) {
-        let orders = Orders::among(overrides.iter().copied(), now);
+    /// Overrides leave every one of these domains a site, and the sites that its cluster keeps.
+    pub(super) fn safe(&mut self, steered: &[&SteeredName<'_>], orders: &Orders<'_>) {
         self.never_all_down(steered, &orders.down);
         for cluster in self.world.clusters() {
             for rule in &cluster.keep {
@@ -60,8 +122,8 @@ impl Checker<'_> {
     }
 
     /// A safety rule holds in every domain of its cluster that has enough of its sites; `force` does not help.
-    fn kept(&mut self, cluster: &Cluster, rule: &Keep, steered: &[SteeredName<'_>], off: &[&Override]) {
-        let of_cluster = |it: &&SteeredName<'_>| *it.cluster == cluster.name && it.cause.has_clients();
+    fn kept(&mut self, cluster: &Cluster, rule: &Keep, steered: &[&SteeredName<'_>], off: &ByTarget<'_>) {
+        let of_cluster = |it: &&&SteeredName<'_>| *it.cluster == cluster.name && it.cause.has_clients();
         for steered in steered.iter().filter(of_cluster) {
             if let Some((left, last)) = breaks(rule, steered, off, self.world) {
                 let names: Vec<&str> = rule.of.iter().map(Name::as_str).collect();
@@ -92,8 +154,8 @@ impl Checker<'_> {
 
     /// Forcing down every site of a domain takes `force: true`. UUID domains to which no client is sent do not count: a
     /// service that lives at one site must not keep that site from being maintained.
-    fn never_all_down(&mut self, steered: &[SteeredName<'_>], down: &[&Override]) {
-        if down.is_empty() {
+    fn never_all_down(&mut self, steered: &[&SteeredName<'_>], down: &ByTarget<'_>) {
+        if down.count == 0 {
             return;
         }
         let world = self.world;
@@ -118,11 +180,11 @@ impl Checker<'_> {
 pub(super) fn breaks<'o>(
     rule: &Keep,
     steered: &SteeredName<'_>,
-    off: &[&'o Override],
+    off: &ByTarget<'o>,
     world: &World,
 ) -> Option<(usize, &'o Override)> {
     let sites = || steered.sites(world).filter(|site| rule.of.contains(site));
-    let against = sites().filter_map(|site| first_about(off, &steered.name, site));
+    let against = sites().filter_map(|site| off.first_about(&steered.name, site));
     let (count, last) = against.fold((0, None), |(count, last), order| (count + 1, later(last, order)));
     let (all, least) = (sites().count(), usize::from(rule.at_least));
     let left = all - count;
@@ -132,17 +194,13 @@ pub(super) fn breaks<'o>(
 /// If these orders force down every site of a domain that has one: the last of them.
 pub(super) fn forces_all_down<'o>(
     steered: &SteeredName<'_>,
-    down: &[&'o Override],
+    down: &ByTarget<'o>,
     world: &World,
 ) -> Option<&'o Override> {
     steered
         .sites(world)
-        .try_fold(None, |last, site| Some(later(last, first_about(down, &steered.name, site)?)))
+        .try_fold(None, |last, site| Some(later(last, down.first_about(&steered.name, site)?)))
         .flatten()
-}
-
-fn first_about<'o>(orders: &[&'o Override], name: &DomainName, site: &Name) -> Option<&'o Override> {
-    orders.iter().find(|order| covers(order, name, site)).copied()
 }
 
 /// Of two orders the one whose name sorts last.
@@ -172,6 +230,15 @@ pub fn ended_overrides(documents: &[Placed<Document>], now: Moment) -> Vec<Input
         })
     };
     documents.iter().filter_map(warning).collect()
+}
+
+fn forces_down(order: &Override) -> bool {
+    order.state == OverrideState::Down && !order.force
+}
+
+/// The one name that an override is about, if it has no wildcard.
+pub(super) fn literal(order: &Override) -> Option<&str> {
+    order.target.domain.as_deref().filter(|glob| !glob.contains('*'))
 }
 
 pub(super) const fn turns_off(order: &Override) -> bool {
