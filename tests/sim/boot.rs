@@ -128,6 +128,7 @@ impl Simulation {
         let sites = (0..self.world.sites).map(|n| (World::address(n), World::site(n))).collect();
         let dialer = Arc::new(Doors { seat: seat.clone(), sites });
         let options = Options { dialer: Some(dialer), ..options() };
+        let (seat, load) = (seat.clone(), (self.site_name(seat.id), self.seed, self.world.over));
         runtime.spawn(async move {
             let (handle, follower) = follow::start_from(link, memory, clock, identity, options).await;
             let following = handle.follow_services();
@@ -136,7 +137,8 @@ impl Simulation {
             }
             *lock(&kept) = Some(handle.clone());
             if connected {
-                sites::drains::obey(handle, node, boot, chance).await;
+                let drains = sites::drains::obey(handle.clone(), node, boot, chance);
+                tokio::join!(biased; drains, sites::load::carry(handle, seat, load));
             }
             std::future::pending::<()>().await;
             drop((follower, following));

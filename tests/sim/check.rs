@@ -170,7 +170,7 @@ impl Checker {
         if snapshot.generation != newest {
             return Some(format!("{who} runs generation {}, and {newest} is there", snapshot.generation));
         }
-        for (key, target) in &snapshot.targets {
+        for (key, target) in snapshot.targets.iter() {
             let state = handle.board().read(target.slot).state;
             let truth = (0..world.sites).find(|n| World::address(*n) == target.address).map(World::site);
             let expected =
@@ -261,7 +261,7 @@ impl Look<'_> {
     fn states(&mut self, memory: &mut Memory, inputs: &Inputs) {
         let vantages: BTreeSet<Name> = self.snapshot.vantages.iter().map(|it| it.name.clone()).collect();
         let mut states = BTreeMap::new();
-        for (key, target) in &self.snapshot.targets {
+        for (key, target) in self.snapshot.targets.iter() {
             let state = self.handle.board().read(target.slot).state;
             states.insert(key.clone(), state);
             let before = memory.states.get(key).copied().unwrap_or_default();

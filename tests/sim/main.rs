@@ -31,6 +31,7 @@ mod sites;
 mod world;
 
 use std::{
+    path::Path,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -89,8 +90,14 @@ fn hold_in_every_seed(kind: Kind, count: u64) {
     let failed = search(count, 10, kind, Sabotage::None, |report| !report.violations.is_empty());
     let lines = failed.iter().map(|(seed, report)| {
         let first = report.violations.first().map_or("", String::as_str);
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind:?}-{seed}.trace"));
+        let trace = match std::fs::write(&file, report.trace.join("\n")) {
+            Ok(()) => file.display().to_string(),
+            Err(error) => error.to_string(),
+        };
         format!(
-            "{KIND}={kind:?} WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}"
+            "{KIND}={kind:?} WAYPOST_SEED={seed} cargo test --test sim one_seed -- --nocapture\n    {first}\n    \
+             trace: {trace}"
         )
     });
     let lines: Vec<String> = lines.collect();
@@ -187,6 +194,11 @@ fn an_ignored_adoption_is_noticed() {
 #[test]
 fn instances_of_dark_sites_that_are_forgotten_are_noticed() {
     breaks(Kind::Connected, Sabotage::ForgetDarkSites, "instances:");
+}
+
+#[test]
+fn shares_that_other_sites_do_not_hear_of_are_noticed() {
+    breaks(Kind::Connected, Sabotage::KeepShares, "healed: shares:");
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Simulation {
                 let id = World::reader(n);
                 self.crash(id, Gone::Refused);
                 let memory = self.nodes[&id].memory.clone();
-                memory.remove("config").unwrap();
+                memory.remove("configuration").unwrap();
                 self.restart(id, true);
             }
         }

@@ -46,6 +46,8 @@ pub enum Sabotage {
     IgnoreAdoptions,
     /// What a dark site told is forgotten.
     ForgetDarkSites,
+    /// A site does not hear which share of another's clients goes elsewhere.
+    KeepShares,
     /// A control does not compare the certificate of a caller with its token.
     AcceptOtherNames,
 }

@@ -8,6 +8,7 @@ pub mod drains;
 pub mod draw;
 pub mod engines;
 pub mod gateway;
+pub mod load;
 pub mod orders;
 pub mod run;
 pub mod sabotage;

@@ -13,6 +13,10 @@ use crate::{
 /// A node that reaches its engine takes an adoption within this, in milliseconds.
 const TAKEN_WITHIN: u64 = 6_000;
 
+/// As long after an engine was put back: a node that waits for an index of before is answered when its wait is over, since
+/// Consul gives no sign of that.
+const TAKEN_AFTER_PUT_BACK: u64 = 18_000;
+
 /// Since when each node lacks an adoption that its engine has.
 #[derive(Default)]
 pub struct Lacking(BTreeMap<Id, u64>);
@@ -40,7 +44,8 @@ impl Simulation {
             }
             let now = self.now;
             let since = *self.connected.lacking.0.entry(id).or_insert(now);
-            if since + TAKEN_WITHIN < now {
+            let put_back = self.connected.calm.was_put_back().map(|at| at + TAKEN_AFTER_PUT_BACK);
+            if (since + TAKEN_WITHIN).max(put_back.unwrap_or_default()) < now {
                 let text =
                     format!("adoption: {} does not take the verdicts that its site adopted", World::name(id));
                 self.report.violations.push(text);

@@ -122,7 +122,7 @@ impl Way {
             return Err(PeerError::TooLarge { url, max });
         }
         super::sabotage::tampers_with(&self.ways, &answer.body).await;
-        Ok(Answer { url, body: answer.body })
+        Ok(Answer { url, body: super::sabotage::without_shares(&self.ways, answer.body) })
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     act::{Act, Authority},
     carry::{secret_of, url_of},
+    load::CAPACITY,
 };
 use crate::{
     net::{Gone, Id, draw},
@@ -69,7 +70,12 @@ impl World {
             let sites: Vec<String> = (0..self.sites).map(|n| format!("s{n}")).collect();
             text += &format!("keep: [{{ at_least: 1, of: [{}] }}]\n", sites.join(", "));
         }
-        if random.f64() < 0.0 {
+        if random.f64() < 0.3 {
+            let sites = (0..self.sites).filter(|_| random.f64() < 0.8);
+            let capacity: Vec<String> = sites.map(|n| format!("s{n}: {CAPACITY}")).collect();
+            text += &format!("capacity: {{ {} }}\n", capacity.join(", "));
+        }
+        if random.f64() < 0.25 {
             text += &format!("guard: {{ percent: {}, window: {}s }}\n", random.u8(30..90), random.u8(4..12));
         }
         for n in 0..self.sites {

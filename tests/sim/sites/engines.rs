@@ -42,7 +42,7 @@ pub struct Engines {
     contents: BTreeMap<Generation, (String, BTreeSet<Id>)>,
     /// The generations that were acknowledged for applies, with their marks, or for promotions.
     pub applied: BTreeMap<Generation, Option<u16>>,
-    /// The marks of applies whose outcome is not known.
+    /// The marks of applies that were asked for and not acknowledged: they may have been committed.
     pub unknown_marks: BTreeSet<u16>,
     /// Generations that may be gone: only an engine had them that was rolled back.
     pub excused: BTreeSet<Generation>,
@@ -140,8 +140,8 @@ impl Engines {
     /// A control acknowledged something, or refused it.
     pub fn acknowledged(&mut self, done: &Done, engine: Id, report: &mut Report) {
         match (&done.act, &done.result) {
-            (Act::Apply { mark }, Err(_)) => drop(self.unknown_marks.insert(*mark)),
             (Act::Apply { mark }, Ok(it)) if it.changed => {
+                self.unknown_marks.remove(mark);
                 self.applied.insert(it.generation, Some(*mark));
             }
             (Act::Promote { .. }, Ok(it)) => drop(self.applied.insert(it.generation, None)),

@@ -115,6 +115,9 @@ impl Simulation {
         let (began, rate) = (node.seat.began.1, node.seat.rate);
         let (Role::Control { handle, door }, Some(runtime)) = (&node.role, &node.runtime) else { return };
         let (Some(control), Some(door)) = (lock(handle).clone(), lock(door).clone()) else { return };
+        if let Act::Apply { mark } = &act {
+            self.connected.engines.unknown_marks.insert(*mark);
+        }
         let wall = self.world.wall(self.seed, id, node.life, began);
         let now = wall + ((self.now - began) as f64 * rate) as u64;
         let results = Arc::clone(&self.connected.results);
@@ -151,6 +154,7 @@ impl Simulation {
             }
         }
         self.connected.engines.rolled_back(id);
+        self.connected.calm.put_back(self.now);
     }
 
     fn instance(&mut self, n: u16, up: bool) {

@@ -29,6 +29,18 @@ pub async fn tampers_with(ways: &Ways, body: &[u8]) {
     }
 }
 
+/// An answer of another site without the shares of its clients.
+pub fn without_shares(ways: &Ways, body: Vec<u8>) -> Vec<u8> {
+    if ways.sabotage != Sabotage::KeepShares {
+        return body;
+    }
+    let Ok(serde_json::Value::Object(mut answer)) = serde_json::from_slice(&body) else { return body };
+    if answer.remove("shares").is_none() {
+        return body;
+    }
+    serde_json::to_vec(&answer).unwrap()
+}
+
 /// What is done to engines between two windows.
 pub fn between_windows(simulation: &mut Simulation) {
     if simulation.sabotage == Sabotage::CopyOlder {
