@@ -285,8 +285,13 @@ fn with_documents() -> Result<(), Failed> {
     let own = world(&bj, &sh) + "---\nkind: Vantage\nname: own\n";
     let (applied, text) = bj.apply(&own)?;
     ensure(applied && !text.contains('@'), || format!("a site that joins is no home: {text}"))?;
+    // Its epoch is higher than that of the home.
+    let backup = bj.file("backup").display().to_string();
+    bj.done(&["backup", "-o", &backup])?;
+    let text = bj.done(&["restore", &backup])?;
+    ensure(text.contains("generation 2."), || text)?;
     let (applied, text) = sh.apply(&world(&bj, &sh))?;
-    ensure(applied, || text)?;
+    ensure(applied && text.contains("generation 1."), || text)?;
     make_tokens(&sh, [&bj, &sh])?;
     eventually("a refusal with the differences", PATIENCE, || {
         bj.command(&["status"]).is_ok_and(|(_, text)| text.contains("Vantage own is only here"))
