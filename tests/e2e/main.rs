@@ -36,6 +36,7 @@ mod identical;
 mod idle;
 mod instance;
 mod logging;
+mod loopback_site;
 mod names;
 mod network;
 mod old_layout;
