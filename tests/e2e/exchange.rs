@@ -5,27 +5,34 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    components::Components,
     harness::{Backing, ensure, eventually},
     loopback_site::{PATIENCE, Site, documents, make_tokens},
 };
 
-pub fn trials() -> Vec<Trial> {
-    vec![
-        Trial::test("exchange::documents_and_orders_are_equal_at_both_sites_whatever_is_dark", both_sites),
-        Trial::test(
-            "exchange::a_home_that_was_replaced_meanwhile_gives_way_and_keeps_what_it_had",
-            promotion,
-        ),
-        Trial::test(
-            "exchange::a_service_of_one_site_is_served_at_the_other_also_when_that_site_is_dark",
-            across,
-        ),
-        Trial::test("exchange::a_site_with_other_documents_joins_only_on_order", with_documents),
-    ]
+type Scenario = fn(&Backing) -> Result<(), Failed>;
+
+const SCENARIOS: [(&str, Scenario); 4] = [
+    ("documents_and_orders_are_equal_at_both_sites_whatever_is_dark", both_sites),
+    ("a_home_that_was_replaced_meanwhile_gives_way_and_keeps_what_it_had", promotion),
+    ("a_service_of_one_site_is_served_at_the_other_also_when_that_site_is_dark", across),
+    ("a_site_with_other_documents_joins_only_on_order", with_documents),
+];
+
+pub fn trials(components: &Components) -> Vec<Trial> {
+    let mut all = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        all.push(Trial::test(format!("exchange::embedded::{name}"), move || scenario(&Backing::Embedded)));
+        all.push(components.needs_consul(format!("exchange::consul::{name}"), move |consul| {
+            scenario(&Backing::Consul(consul))
+        }));
+    }
+    all
 }
 
-fn site(folder: &TempDir, name: &'static str) -> Result<Site, Failed> {
-    Site::new(folder.path(), name, [127, 0, 0, 1], &Backing::Embedded)
+fn sites(folder: &TempDir, backing: &Backing) -> Result<[Site; 2], Failed> {
+    let site = |name| Site::new(folder.path(), name, [127, 0, 0, 1], backing);
+    Ok([site("bj")?, site("sh")?])
 }
 
 fn set_override(at: &Site, name: &str, site: &str) -> Result<String, Failed> {
@@ -33,8 +40,8 @@ fn set_override(at: &Site, name: &str, site: &str) -> Result<String, Failed> {
 }
 
 /// Two sites of which `bj` has joined `sh`, where the documents are.
-fn joined(folder: &TempDir) -> Result<(Site, Site), Failed> {
-    let (mut bj, mut sh) = (site(folder, "bj")?, site(folder, "sh")?);
+fn joined(folder: &TempDir, backing: &Backing) -> Result<(Site, Site), Failed> {
+    let [mut bj, mut sh] = sites(folder, backing)?;
     sh.start(None)?;
     let (applied, text) = sh.apply(&documents(&bj, &sh), &[])?;
     ensure(applied && text.contains("@sh"), || text)?;
@@ -45,9 +52,9 @@ fn joined(folder: &TempDir) -> Result<(Site, Site), Failed> {
     Ok((bj, sh))
 }
 
-fn both_sites() -> Result<(), Failed> {
+fn both_sites(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (bj, mut sh) = joined(&folder)?;
+    let (bj, mut sh) = joined(&folder, backing)?;
 
     let (applied, text) = sh.apply("kind: Vantage\nname: v\n", &[])?;
     ensure(applied, || text)?;
@@ -103,9 +110,9 @@ fn both_sites() -> Result<(), Failed> {
 }
 
 /// The home commits, is lost, comes back, and gives way to the site that was promoted meanwhile.
-fn promotion() -> Result<(), Failed> {
+fn promotion(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (mut bj, mut sh) = joined(&folder)?;
+    let (mut bj, mut sh) = joined(&folder, backing)?;
     bj.kill();
     let (applied, text) = sh.apply("kind: Vantage\nname: lost\n", &[])?;
     ensure(applied, || text)?;
@@ -125,9 +132,9 @@ fn promotion() -> Result<(), Failed> {
 }
 
 /// A site with documents of its own joins if they are the same, or if a person orders it to take the home's.
-fn with_documents() -> Result<(), Failed> {
+fn with_documents(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (mut bj, mut sh) = (site(&folder, "bj")?, site(&folder, "sh")?);
+    let [mut bj, mut sh] = sites(&folder, backing)?;
     std::fs::write(bj.file("site.token"), "a-token-that-is-replaced-later")?;
     sh.start(None)?;
     bj.start(Some(&sh))?;
@@ -151,9 +158,9 @@ fn with_documents() -> Result<(), Failed> {
 }
 
 /// A service that is registered at one site only.
-fn across() -> Result<(), Failed> {
+fn across(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (bj, mut sh) = joined(&folder)?;
+    let (bj, mut sh) = joined(&folder, backing)?;
     let service =
         "kind: Service\nname: web\ncluster: main\nconsul: { service: web }\nhosts: [web.example.com]\n";
     let (applied, text) = bj.apply(service, &[])?;
