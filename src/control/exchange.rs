@@ -16,6 +16,7 @@ mod instances;
 mod join;
 pub(super) mod lost;
 mod nodes;
+mod not_taken;
 mod promote;
 mod pull;
 #[cfg(test)]
@@ -42,6 +43,8 @@ use crate::api::{
 pub(super) use above::Founded;
 pub(super) use nodes::of as nodes_of;
 
+/// The path of the question what has changed.
+const PATH: &str = "/v1/sites/exchange";
 /// The longest that an answer without news waits. It shows that the site is there, so it is much shorter than that of
 /// other long polls.
 const WAIT: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ use store::{
 };
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{ask::PATH, copy::NotTaken};
+use super::{PATH, not_taken::NotTaken};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, exchange::Version},
     control::{ControlHandle, Refusal, Refused},

@@ -4,18 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use store::model::Name;
 
-use super::{
-    copy::{self, NotTaken},
-    nodes,
-};
+use super::{PATH, copy, nodes, not_taken::NotTaken};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, SiteState, exchange::Version},
     control::{Shared, Stamps},
     sites::Peer,
 };
 
-/// The path of the question.
-pub(super) const PATH: &str = "/v1/sites/exchange";
 /// The longest that a site may take for an answer, its wait for news included.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// The largest answer: two thousand orders, ten thousand nodes and a head.

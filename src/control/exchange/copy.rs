@@ -1,7 +1,6 @@
 //! Takes what another site told: orders first, because they are small and urgent, then the configuration.
 
 use std::{
-    fmt,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,7 +14,10 @@ use store::{
     orders::{MAX_ORDERS, MAX_RECORD, OrderRecord},
 };
 
-use super::{MAX_SHARDS, above, lost};
+use super::{
+    MAX_SHARDS, above, lost,
+    not_taken::{NotTaken, failed},
+};
 use crate::{
     api::{ExchangeAnswer, ShardsAnswer, ShardsQuery, exchange::Version},
     control::{
@@ -35,28 +37,6 @@ const MAX_ANSWER: usize = 4 * MAX_SHARDS;
 const MAX_LISTED: usize = 20;
 /// Writes of others that a write gives way to before it fails.
 const TRIES: usize = 5;
-
-/// Why what a site told was not taken.
-#[derive(Debug)]
-pub(super) enum NotTaken {
-    /// It is wrong, or of a newer version.
-    Refused(String),
-    /// It could not be fetched or written; it is tried again.
-    Failed(String),
-}
-
-impl fmt::Display for NotTaken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(why) => write!(f, "what it tells is refused: {why}"),
-            Self::Failed(why) => f.write_str(why),
-        }
-    }
-}
-
-fn failed(error: impl ToString) -> NotTaken {
-    NotTaken::Failed(error.to_string())
-}
 
 /// Takes an answer. Orders and configuration are independent of one another: if one is refused the other is taken.
 pub(super) async fn take(

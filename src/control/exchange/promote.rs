@@ -8,7 +8,7 @@ use store::{
 };
 use tokio::task::JoinSet;
 
-use super::lost;
+use super::{PATH, lost};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, LostConfiguration, Promoted, Promotion, exchange::Version},
     control::{ChangeError, ControlHandle, Requester, documents::wait_until_followed},
@@ -102,8 +102,7 @@ async fn ask_all(peers: &Peers) -> (BTreeMap<String, Generation>, BTreeMap<Strin
     for peer in peers.all() {
         calls.spawn(async move {
             let query = ExchangeQuery { v: Version, ..ExchangeQuery::default() };
-            let answer =
-                peer.call::<_, ExchangeAnswer>("/v1/sites/exchange", &query, DEADLINE, MAX_ANSWER).await;
+            let answer = peer.call::<_, ExchangeAnswer>(PATH, &query, DEADLINE, MAX_ANSWER).await;
             let site = peer.site().map(ToString::to_string).unwrap_or_default();
             (site, answer.map(|it| it.state.generation))
         });
