@@ -100,6 +100,10 @@ async fn take_configuration(
         *known = Some(current.clone());
         let takes_home = shared.take_home.load(Ordering::Relaxed);
         match relation(head.generation(), current.generation()) {
+            // Both have a home: one lost its engine and began anew, perhaps with the same numbers.
+            Relation::Nothing if !head.generation().site.is_empty() && head.is_apart_from(&current) => {
+                return Err(two_homes(&head, &current));
+            }
             Relation::Nothing => return Ok(()),
             Relation::Apart => return Err(has_not_joined(head.generation())),
             Relation::Below => {
@@ -204,12 +208,17 @@ fn refuse_foreign(
         )));
     }
     if !head.is_related_to(current) {
-        return Err(NotTaken::Refused(format!(
-            "two homes: generation {offered} there and {present} here come from different configurations; one of the sites has \
-             to join the other (`[control] join`)"
-        )));
+        return Err(two_homes(head, current));
     }
     Ok(())
+}
+
+fn two_homes(head: &HeadCopy, current: &Stored) -> NotTaken {
+    let (offered, present) = (head.generation(), current.generation());
+    NotTaken::Refused(format!(
+        "two homes: generation {offered} there and {present} here come from different configurations; one of the sites has \
+         to join the other (`[control] join`), with an empty engine"
+    ))
 }
 
 fn describe_difference(difference: &Difference) -> String {
@@ -247,7 +256,7 @@ async fn fetch(peer: &Peer, wanted: Vec<ShardRef>) -> Result<Vec<ShardCopy>, Not
 /// Keeps the present configuration as a file if the next one does not contain it, as that of a home that was replaced while
 /// it was away.
 async fn keep_what_is_lost(shared: &Shared, head: &HeadCopy, current: &Stored) -> Result<(), NotTaken> {
-    let (Some(folder), false) = (&shared.config.lost, head.contains(current.generation())) else {
+    let (Some(folder), false) = (&shared.config.lost, head.contains(current)) else {
         return Ok(());
     };
     let file = lost::keep(folder, current, shared.handle.now()).await.map_err(failed)?;

@@ -281,6 +281,26 @@ async fn an_epoch_that_goes_back_is_refused_with_both_generations() {
     assert_eq!(world.shared.sites.all()[&name("sh")].refused, None);
 }
 
+#[tokio::test]
+async fn a_home_that_began_anew_with_the_same_numbers_is_refused_by_the_others_and_refuses_them() {
+    let world = World::start().await;
+    let other = Other::at("https://192.0.2.2:8580").await;
+    let anew = store::testing::two_sites("{ bj: { a: [192.0.2.7] }, sh: { a: [192.0.2.8] } }");
+    apply(&*other.engine, &anew).await;
+    apply(&*other.engine, CONNECTED).await;
+    let world = World { other: Arc::new(other), ..world };
+    let (equal, _) = world.has().await;
+    assert_eq!(before_of(&world.truth().await), equal);
+    let words = format!("two homes: generation {equal} there and {equal} here");
+    world.refuses(text(&world.truth().await), &words, true).await;
+    apply(&*world.other.engine, "kind: Vantage\nname: later\n").await;
+    world.refuses(text(&world.truth().await), "two homes: generation 1.3@bj there", true).await;
+    for later in ["x", "y"] {
+        apply(&*world.fixture.engine, &format!("kind: Vantage\nname: {later}\n")).await;
+    }
+    world.refuses(text(&world.truth().await), "and 1.4@bj here", true).await;
+}
+
 fn before_of(answer: &Value) -> Generation {
     serde_json::from_value(answer["state"]["generation"].clone()).unwrap()
 }

@@ -85,11 +85,17 @@ impl HeadCopy {
         self.0.generation
     }
 
-    /// True if the commits that led to another generation led to this one too. If not, taking this in the place of the other
-    /// loses commits.
+    /// True if the commits that led to another configuration led to this one too. If not, taking this in the place of the
+    /// other loses commits.
     #[must_use]
-    pub fn contains(&self, other: Generation) -> bool {
-        lineage::contains(&self.0, other)
+    pub fn contains(&self, other: &Stored) -> bool {
+        !self.is_apart_from(other) && lineage::contains(&self.0, other.generation())
+    }
+
+    /// True if it is known to be of another installation, whatever the generations are.
+    #[must_use]
+    pub fn is_apart_from(&self, other: &Stored) -> bool {
+        lineage::are_apart(&self.0, &other.head)
     }
 
     /// True if a configuration and this one have a commit in common.
