@@ -191,6 +191,8 @@ struct Shared {
     take_home: AtomicBool,
     /// The configuration that was copied last, so that a copy reads only what has changed.
     copied: tokio::sync::Mutex<Option<Stored>>,
+    /// Epochs that were founded so that sites can join.
+    founded: exchange::Founded,
     /// The services that have a drained instance.
     following: Following,
 }
@@ -237,6 +239,7 @@ pub fn start(config: Config, engine: Arc<dyn Engine>, handle: Handle) -> Control
         remote,
         take_home: AtomicBool::new(false),
         copied: tokio::sync::Mutex::default(),
+        founded: exchange::Founded::default(),
     });
     let (intake, reports) = intake::channel();
     let drain_orders = Arc::new(DrainOrders::new(Arc::clone(&shared)));

@@ -131,10 +131,10 @@ pub(super) async fn identity(
 /// What has changed at this site since the caller asked last.
 pub(super) async fn exchange(
     State(admin): State<Admin>,
-    SiteCaller(_): SiteCaller,
+    SiteCaller(site): SiteCaller,
     SiteBody(query): SiteBody<ExchangeQuery>,
 ) -> Result<Json<ExchangeAnswer>, Problem> {
-    Ok(Json(admin.control.exchange(query).await?))
+    Ok(Json(admin.control.exchange(&site, query).await?))
 }
 
 /// Shards of the configuration.

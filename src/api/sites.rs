@@ -72,6 +72,11 @@ pub struct ExchangeQuery {
     /// What the other told last; absent for a first question. While that is still so, the answer comes after a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<SiteState>,
+    /// The generation of a site that joins, when it is later than that of the home and the documents there may take the place
+    /// of its own: the home is asked for an epoch above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Generation>)]
+    pub above: Option<Generation>,
 }
 
 /// What has changed at a site.

@@ -9,12 +9,14 @@
 //! engine of bj ◀── control of bj ── "what has changed since …?" ──▶ control of sh ──▶ engine of sh
 //! ```
 
+mod above;
 mod ask;
 mod copy;
 mod instances;
 mod join;
 pub(super) mod lost;
 mod nodes;
+mod not_taken;
 mod promote;
 mod pull;
 #[cfg(test)]
@@ -27,6 +29,7 @@ use store::{
         self,
         copy::{HeadCopy, ShardRef, read_shards_for_copy},
     },
+    model::Name,
     orders::Orders,
     snapshot::Snapshot,
 };
@@ -38,8 +41,11 @@ use crate::api::{
     ExchangeAnswer, ExchangeQuery, ShardsAnswer, ShardsQuery, SiteNode, SiteShares, SiteState,
     exchange::Version,
 };
+pub(super) use above::Founded;
 pub(super) use nodes::of as nodes_of;
 
+/// The path of the question what has changed.
+const PATH: &str = "/v1/sites/exchange";
 /// The longest that an answer without news waits. It shows that the site is there, so it is much shorter than that of
 /// other long polls.
 const WAIT: Duration = Duration::from_secs(1);
@@ -55,11 +61,15 @@ fn state_of(snapshot: &Snapshot, nodes: &[SiteNode], shares: &SiteShares) -> Sit
 }
 
 impl ControlHandle {
-    /// What has changed at this site since the state of the question. Waits for up to a second for news.
+    /// What has changed at this site since the state of the question of another site. Waits for up to a second for news.
     ///
     /// # Errors
-    /// Unavailable: the engine is away, or there is no configuration.
-    pub async fn exchange(&self, query: ExchangeQuery) -> Result<ExchangeAnswer, Refused> {
+    /// Unavailable: the engine is away, or there is no configuration. Conflict: it is asked for an epoch that it does not
+    /// found.
+    pub async fn exchange(&self, caller: &Name, query: ExchangeQuery) -> Result<ExchangeAnswer, Refused> {
+        if let Some(asked) = query.above {
+            self.found_above(caller, asked).await?;
+        }
         let deadline = Instant::now() + WAIT;
         let mut shown = None;
         loop {

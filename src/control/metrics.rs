@@ -16,6 +16,8 @@ store::metrics! {
         pub exchange_refused: counter("waypost.control.exchange_refused", "{answer}", "Answers of other sites that were wrong or too new.");
         pub orders_taken: counter("waypost.control.orders_taken", "{order}", "Records of orders taken from other sites.");
         pub configurations_copied: counter("waypost.control.configurations_copied", "{configuration}", "Configurations copied from other sites.");
+        pub epochs_founded: counter("waypost.control.epochs_founded", "{epoch}", "Epochs founded above those of sites that joined.");
+        pub epochs_refused: counter("waypost.control.epochs_refused", "{question}", "Questions of other sites for a higher epoch that were refused.");
         pub engine_failures: counter("waypost.control.engine_failures", "{call}", "Engine calls of control that failed.");
         pub locks_held: gauge("waypost.control.locks_held", "{lock}", "Locks this control holds: it drives drains, it publishes verdicts.");
         pub drains_active: gauge("waypost.control.drains_active", "{drain}", "Drains that this control drives.");

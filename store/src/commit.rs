@@ -81,6 +81,10 @@ struct Head {
     /// The bases of the epochs before this one, oldest first; see [`Stored::lineage`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     lineage: Vec<Generation>,
+    /// Which installation it is of, as follows from its first commit. Absent in heads of older programs, and after a
+    /// restore, whose backup may be of another installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    foundation: Option<String>,
     /// When it was committed; absent in heads of older programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     at: Option<Moment>,

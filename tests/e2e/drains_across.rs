@@ -1,11 +1,7 @@
 //! Two sites with an engine, a control and gateways each: an instance of one of them is drained at both, whichever control
 //! takes the order, and whichever site is dark.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use rustix::process::Signal;
@@ -14,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::{
     components::Components,
-    harness::{Backing, ConsulAgent, Reaped, ensure, eventually, free_port, full, runtime, signal, waypost},
+    harness::{Backing, Reaped, ensure, eventually, free_port, full, signal},
+    loopback_site::{PATIENCE, Site, documents, get, make_tokens},
 };
 
 type Scenario = fn(&Backing) -> Result<(), Failed>;
@@ -39,112 +36,29 @@ pub fn trials(components: &Components) -> Vec<Trial> {
     all
 }
 
-const PATIENCE: Duration = Duration::from_secs(40);
 const HOST: &str = "web.example.com";
 const SERVICE: &str =
     "kind: Service\nname: web\ncluster: main\nconsul: { service: web }\nhosts: [web.example.com]\n";
 
-/// A site: a node with control and gateway, at an engine of its own.
-struct Site {
-    name: &'static str,
-    folder: PathBuf,
-    control: u16,
-    gateway: u16,
-    engine: String,
-    agent: Option<ConsulAgent>,
-    process: Option<Reaped>,
+/// What the scenarios order of a site and ask it.
+trait Drains {
+    fn another_gateway(&self) -> Result<Reaped, Failed>;
+    fn drain(&self, arguments: &[&str]) -> Result<String, Failed>;
+    fn drain_of(&self, instance: &str, arguments: &[&str]) -> Result<String, Failed>;
+    fn shows(&self, id: &str) -> Value;
+    fn has_phase(&self, id: &str, phase: &str) -> bool;
+    fn stuck(&self, id: &str) -> String;
+    fn serves(&self) -> bool;
+    fn record(&self, id: &str) -> Value;
+    fn is_registered(&self) -> bool;
+    fn has_instance(&self, id: &str) -> bool;
 }
 
-impl Site {
-    fn new(folder: &Path, backing: &Backing, name: &'static str) -> Self {
-        let agent = match backing {
-            Backing::Embedded => None,
-            Backing::Consul(binary) => Some(ConsulAgent::start(binary)),
-        };
-        let engine = match &agent {
-            None => format!("http://127.0.0.1:{}", free_port()),
-            Some(agent) => agent.url.clone(),
-        };
-        let (control, gateway) = (free_port(), free_port());
-        Self { name, folder: folder.to_owned(), control, gateway, engine, agent, process: None }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.control)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{}-{name}", self.name))
-    }
-
-    /// Runs a node with these sections beside its engine.
-    fn node(&self, node: &str, own_engine: bool, sections: &str) -> Result<Reaped, Failed> {
-        let store = if self.agent.is_none() && own_engine {
-            format!("engine = \"embedded\"\nhttp = {:?}\n", self.engine.trim_start_matches("http://"))
-        } else {
-            format!("engine = \"consul\"\nurl = {:?}\n", self.engine)
-        };
-        let text = format!(
-            "node = \"{node}-{0}\"\nsite = \"{0}\"\ndata_dir = {1:?}\n[store]\n{store}{sections}",
-            self.name,
-            self.file(&format!("{node}-data")),
-        );
-        let config = self.file(&format!("{node}.toml"));
-        std::fs::write(&config, text)?;
-        let log = std::fs::File::create(config.with_extension("log"))?;
-        let mut command = waypost();
-        command.arg("run").arg("--config").arg(&config).arg("--die-with-parent");
-        let child = Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
-        eventually("a running node", PATIENCE, || {
-            std::fs::read_to_string(config.with_extension("log")).is_ok_and(|log| log.contains("running"))
-        })?;
-        Ok(child)
-    }
-
-    fn start(&mut self, joins: Option<&Self>) -> Result<(), Failed> {
-        let join = joins.map_or_else(String::new, |home| {
-            format!("join = [{:?}]\njoin_token_file = {:?}\n", home.url(), self.file("site.token"))
-        });
-        let sections = format!(
-            "[proxy]\ncluster = \"main\"\nlisten = [\"127.0.0.1:{}\"]\n[control]\nlisten = \"127.0.0.1:{}\"\n{join}",
-            self.gateway, self.control
-        );
-        self.process = Some(self.node("control", true, &sections)?);
-        Ok(())
-    }
-
+impl Drains for Site {
     /// Another gateway of this site, in a process of its own.
     fn another_gateway(&self) -> Result<Reaped, Failed> {
-        let sections = format!("[proxy]\ncluster = \"main\"\nlisten = [\"127.0.0.1:{}\"]\n", free_port());
-        self.node("gateway", false, &sections)
-    }
-
-    fn kill(&mut self) {
-        self.process = None;
-    }
-
-    /// Runs a command against its control; whether it succeeded, and everything that it printed.
-    fn command(&self, arguments: &[&str]) -> Result<(bool, String), Failed> {
-        let output = waypost().args(["--server", &self.url()]).args(arguments).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok((output.status.success(), text + &String::from_utf8_lossy(&output.stderr)))
-    }
-
-    fn done(&self, arguments: &[&str]) -> Result<String, Failed> {
-        let (success, text) = self.command(arguments)?;
-        ensure(success, || format!("{arguments:?} at {}: {text}", self.name))?;
-        Ok(text)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Option<Value> {
-        let (success, text) = self.command(&[&["--json"], arguments].concat()).ok()?;
-        if success { serde_json::from_str(&text).ok() } else { None }
-    }
-
-    fn apply(&self, text: &str) -> Result<String, Failed> {
-        let file = self.file("apply.yaml");
-        std::fs::write(&file, text)?;
-        self.done(&["apply", "-f", &file.display().to_string()])
+        let listen = (self.address, free_port()).into();
+        self.node("gateway", &(self.store(false) + &self.proxy(listen)))
     }
 
     /// Orders a drain of the instance `w1`; its id.
@@ -170,26 +84,15 @@ impl Site {
         self.shows(id)["stuck"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn get(&self, url: &str, host: Option<&str>) -> Result<(u16, String), Failed> {
-        runtime().block_on(async {
-            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
-            let request = client.get(url);
-            let request = host.into_iter().fold(request, |request, host| request.header("host", host));
-            let answer = request.send().await?;
-            Ok((answer.status().as_u16(), answer.text().await?.trim().to_owned()))
-        })
-    }
-
     /// Whether this site's gateway answers with the instance.
     fn serves(&self) -> bool {
-        let url = format!("http://127.0.0.1:{}/", self.gateway);
-        self.get(&url, Some(HOST)).is_ok_and(|it| it == (200, "w1".to_owned()))
+        self.ask(HOST).is_ok_and(|it| it == (200, "w1".to_owned()))
     }
 
     /// The record of a drain in this site's own engine.
     fn record(&self, id: &str) -> Value {
         let url = format!("{}/v1/kv/waypost/drains/{id}?raw", self.engine);
-        let (_, text) = self.get(&url, None).unwrap_or_default();
+        let (_, text) = get(&url, None).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
@@ -200,19 +103,7 @@ impl Site {
     fn has_instance(&self, id: &str) -> bool {
         let url = format!("{}/v1/health/service/web", self.engine);
         let id = format!("{id:?}");
-        self.get(&url, None).is_ok_and(|(_, text)| text.contains(&id) && !text.contains("_maintenance"))
-    }
-
-    /// An instance, which registers itself at this site's engine, again and again.
-    fn back_end(&self, id: &str) -> Result<Reaped, Failed> {
-        let mut command = waypost();
-        command
-            .args(["demo-backend", "--die-with-parent", "--service", "web", "--id", id])
-            .args(["--site", self.name, "--engine", &self.engine])
-            .args(["--listen", &format!("127.0.0.1:{}", free_port())])
-            .arg("--token-file")
-            .arg(self.file("no.token"));
-        Ok(Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+        get(&url, None).is_ok_and(|(_, text)| text.contains(&id) && !text.contains("_maintenance"))
     }
 }
 
@@ -224,34 +115,17 @@ struct World {
     _folder: TempDir,
 }
 
-fn documents(bj: &Site, sh: &Site) -> String {
-    let site = |this: &Site, other: &Site| {
-        let (name, url, token) = (this.name, this.url(), other.file("site.token"));
-        format!("kind: Site\nname: {name}\ncontrol: {{ urls: ['{url}'], token_file: {token:?} }}\n---\n")
-    };
-    let sites = site(bj, sh) + &site(sh, bj);
-    format!(
-        "{sites}kind: Zone\nname: example.com\nnameservers: [{{ name: ns1, a: [192.0.2.53] }}]\n---\n\
-         kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n\
-         gateways: {{ bj: {{ a: [192.0.2.1] }}, sh: {{ a: [192.0.2.2] }} }}\n---\n{SERVICE}"
-    )
-}
-
 impl World {
     fn start(backing: &Backing) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
-        let (mut bj, mut sh) =
-            (Site::new(folder.path(), backing, "bj"), Site::new(folder.path(), backing, "sh"));
+        let site = |name| Site::new(folder.path(), name, [127, 0, 0, 1], backing);
+        let (mut bj, mut sh) = (site("bj")?, site("sh")?);
         sh.start(None)?;
-        sh.apply(&documents(&bj, &sh))?;
-        for site in [&bj, &sh] {
-            let name = format!("site-{}", site.name);
-            let made = sh.json(&["token", "create", &name, "--role", "control", "--site", site.name]);
-            let secret = made.and_then(|it| it["secret"].as_str().map(str::to_owned)).ok_or("a secret")?;
-            std::fs::write(site.file("site.token"), secret)?;
-        }
+        let (applied, text) = sh.apply(&format!("{}---\n{SERVICE}", documents(&bj, &sh)), &[])?;
+        ensure(applied, || text)?;
+        make_tokens(&sh, [&bj, &sh])?;
         bj.start(Some(&sh))?;
-        let back_end = bj.back_end("w1")?;
+        let back_end = bj.back_end("web", "w1")?;
         eventually("the instance at its own site", PATIENCE, || bj.serves())?;
         eventually("the instance at the other site", PATIENCE, || sh.serves())?;
         Ok(Self { bj, sh, _back_end: back_end, _folder: folder })
@@ -385,7 +259,7 @@ fn killed_anywhere(backing: &Backing) -> Result<(), Failed> {
     let trials: u64 = if full() { 50 } else { 4 };
     for trial in 0..trials {
         let instance = format!("k{trial}");
-        let _instance = bj.back_end(&instance)?;
+        let _instance = bj.back_end("web", &instance)?;
         eventually("the instance", PATIENCE, || bj.has_instance(&instance))?;
         let id = if trial % 4 < 2 { &bj } else { &sh }.drain_of(&instance, &["--site", "bj"])?;
         // Another step each time: how long each takes depends on the machine.

@@ -1,236 +1,92 @@
 //! Two sites with an engine and a control each: documents from the home, orders from anywhere, also while a site is dark.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
-
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Reaped, ensure, eventually, free_port, runtime, waypost};
+use crate::{
+    components::Components,
+    harness::{Backing, ensure, eventually},
+    loopback_site::{PATIENCE, Site, documents, make_tokens},
+};
 
-pub fn trials() -> Vec<Trial> {
-    vec![
-        Trial::test("exchange::documents_and_orders_are_equal_at_both_sites_whatever_is_dark", both_sites),
-        Trial::test(
-            "exchange::a_home_that_was_replaced_meanwhile_gives_way_and_keeps_what_it_had",
-            promotion,
-        ),
-        Trial::test(
-            "exchange::a_service_of_one_site_is_served_at_the_other_also_when_that_site_is_dark",
-            across,
-        ),
-        Trial::test("exchange::a_site_with_other_documents_joins_only_on_order", with_documents),
-    ]
+type Scenario = fn(&Backing) -> Result<(), Failed>;
+
+const SCENARIOS: [(&str, Scenario); 4] = [
+    ("documents_and_orders_are_equal_at_both_sites_whatever_is_dark", both_sites),
+    ("a_home_that_was_replaced_meanwhile_gives_way_and_keeps_what_it_had", promotion),
+    ("a_service_of_one_site_is_served_at_the_other_also_when_that_site_is_dark", across),
+    ("a_site_with_other_documents_joins_only_on_order", with_documents),
+];
+
+pub fn trials(components: &Components) -> Vec<Trial> {
+    let mut all = Vec::new();
+    for (name, scenario) in SCENARIOS {
+        all.push(Trial::test(format!("exchange::embedded::{name}"), move || scenario(&Backing::Embedded)));
+        all.push(components.needs_consul(format!("exchange::consul::{name}"), move |consul| {
+            scenario(&Backing::Consul(consul))
+        }));
+    }
+    all
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The control of a site with its own engine.
-struct Site {
-    name: &'static str,
-    folder: PathBuf,
-    port: u16,
-    /// Where its engine and its gateway listen.
-    engine: u16,
-    gateway: u16,
-    process: Option<Reaped>,
+fn sites(folder: &TempDir, backing: &Backing) -> Result<[Site; 2], Failed> {
+    let site = |name| Site::new(folder.path(), name, [127, 0, 0, 1], backing);
+    Ok([site("bj")?, site("sh")?])
 }
 
-impl Site {
-    fn new(folder: &TempDir, name: &'static str) -> Self {
-        let [port, engine, gateway] = [(); 3].map(|()| free_port());
-        Self { name, folder: folder.path().to_owned(), port, engine, gateway, process: None }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{}-{name}", self.name))
-    }
-
-    fn start(&mut self, joins: Option<&Self>) -> Result<(), Failed> {
-        let join = joins.map_or_else(String::new, |home| {
-            format!("join = [{:?}]\njoin_token_file = {:?}\n", home.url(), self.file("site.token"))
-        });
-        let text = format!(
-            "node = \"control-{0}\"\nsite = \"{0}\"\ndata_dir = {1:?}\n[store]\nengine = \"embedded\"\n\
-             http = \"127.0.0.1:{3}\"\n[proxy]\ncluster = \"main\"\nlisten = [\"127.0.0.1:{4}\"]\n[control]\n\
-             listen = \"127.0.0.1:{2}\"\n{join}",
-            self.name,
-            self.file("data"),
-            self.port,
-            self.engine,
-            self.gateway
-        );
-        std::fs::write(self.file("node.toml"), text)?;
-        let log = std::fs::File::create(self.file("log"))?;
-        let mut command = waypost();
-        command.arg("run").arg("--config").arg(self.file("node.toml")).arg("--die-with-parent");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
-        self.process = Some(Reaped(child));
-        eventually("a running control", PATIENCE, || {
-            std::fs::read_to_string(self.file("log")).is_ok_and(|log| log.contains("running"))
-        })?;
-        Ok(())
-    }
-
-    fn kill(&mut self) {
-        self.process = None;
-    }
-
-    /// Runs a command against it; whether it succeeded, and everything that it printed.
-    fn command(&self, arguments: &[&str]) -> Result<(bool, String), Failed> {
-        let output = waypost().args(["--server", &self.url()]).args(arguments).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok((output.status.success(), text + &String::from_utf8_lossy(&output.stderr)))
-    }
-
-    fn done(&self, arguments: &[&str]) -> Result<String, Failed> {
-        let (success, text) = self.command(arguments)?;
-        ensure(success, || format!("{arguments:?} at {}: {text}", self.name))?;
-        Ok(text)
-    }
-
-    fn has(&self, kind: &str, name: &str) -> bool {
-        self.command(&["get", kind, name]).is_ok_and(|(success, _)| success)
-    }
-
-    fn status(&self) -> Result<Value, Failed> {
-        Ok(serde_json::from_str(&self.done(&["status", "--json"])?)?)
-    }
-
-    /// A back end that registers itself at this site's engine.
-    fn back_end(&self, service: &str, id: &str) -> Result<Reaped, Failed> {
-        let mut command = waypost();
-        command
-            .args([
-                "demo-backend",
-                "--die-with-parent",
-                "--service",
-                service,
-                "--id",
-                id,
-                "--site",
-                self.name,
-            ])
-            .args(["--engine", &format!("http://127.0.0.1:{}", self.engine)])
-            .args(["--listen", &format!("127.0.0.1:{}", free_port())])
-            .arg("--token-file")
-            .arg(self.file("no.token"));
-        Ok(Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
-    }
-
-    /// What this site's gateway answers for a host: the status and the text.
-    fn ask(&self, host: &str) -> Result<(u16, String), Failed> {
-        let url = format!("http://127.0.0.1:{}/", self.gateway);
-        runtime().block_on(async {
-            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
-            let answer = client.get(url).header("host", host).send().await?;
-            Ok((answer.status().as_u16(), answer.text().await?.trim().to_owned()))
-        })
-    }
-
-    fn has_problem(&self, kind: &str) -> bool {
-        self.status().is_ok_and(|status| {
-            status["problems"].as_array().is_some_and(|all| all.iter().any(|it| it["kind"] == kind))
-        })
-    }
-
-    fn apply(&self, text: &str) -> Result<(bool, String), Failed> {
-        let file = self.file("apply.yaml");
-        std::fs::write(&file, text)?;
-        self.command(&["apply", "-f", &file.display().to_string()])
-    }
-
-    fn apply_and_wait(&self, text: &str) -> Result<(bool, String), Failed> {
-        let file = self.file("apply.yaml");
-        std::fs::write(&file, text)?;
-        self.command(&["apply", "-f", &file.display().to_string(), "--wait"])
-    }
-
-    fn set_override(&self, name: &str, site: &str) -> Result<String, Failed> {
-        self.done(&[
-            "override", "set", name, "--site", site, "--state", "drain", "--owner", "o", "--reason", "r",
-        ])
-    }
-}
-
-/// The documents; each site's token is in a file that the other one does not read.
-fn world(bj: &Site, sh: &Site) -> String {
-    let site = |this: &Site, other: &Site| {
-        let (name, url, token) = (this.name, this.url(), other.file("site.token"));
-        format!("kind: Site\nname: {name}\ncontrol: {{ urls: ['{url}'], token_file: {token:?} }}\n---\n")
-    };
-    let sites = site(bj, sh) + &site(sh, bj);
-    format!(
-        "{sites}kind: Zone\nname: example.com\nnameservers: [{{ name: ns1, a: [192.0.2.53] }}]\n---\n\
-         kind: Cluster\nname: main\nzone: example.com\ngateway_domain: gw.example.com\n\
-         gateways: {{ bj: {{ a: [192.0.2.1] }}, sh: {{ a: [192.0.2.2] }} }}\n"
-    )
-}
-
-/// Makes the token of each site's control at the home, and writes it where that control reads it.
-fn make_tokens(home: &Site, sites: [&Site; 2]) -> Result<(), Failed> {
-    for site in sites {
-        let name = format!("site-{}", site.name);
-        let made =
-            home.done(&["--json", "token", "create", &name, "--role", "control", "--site", site.name])?;
-        let made: Value = serde_json::from_str(&made)?;
-        std::fs::write(site.file("site.token"), made["secret"].as_str().ok_or("a secret")?)?;
-    }
-    Ok(())
+fn set_override(at: &Site, name: &str, site: &str) -> Result<String, Failed> {
+    at.done(&["override", "set", name, "--site", site, "--state", "drain", "--owner", "o", "--reason", "r"])
 }
 
 /// Two sites of which `bj` has joined `sh`, where the documents are.
-fn joined(folder: &TempDir) -> Result<(Site, Site), Failed> {
-    let (mut bj, mut sh) = (Site::new(folder, "bj"), Site::new(folder, "sh"));
+fn joined(folder: &TempDir, backing: &Backing) -> Result<(Site, Site), Failed> {
+    let [mut bj, mut sh] = sites(folder, backing)?;
     sh.start(None)?;
-    let (applied, text) = sh.apply(&world(&bj, &sh))?;
+    let (applied, text) = sh.apply(&documents(&bj, &sh), &[])?;
     ensure(applied && text.contains("@sh"), || text)?;
     make_tokens(&sh, [&bj, &sh])?;
     bj.start(Some(&sh))?;
-    let home = |site: &Site| site.status().is_ok_and(|status| status["generation"]["site"] == "sh");
+    let home = |site: &Site| site.home().as_deref() == Some("sh");
     eventually("one home", PATIENCE, || home(&bj) && home(&sh))?;
     Ok((bj, sh))
 }
 
-fn both_sites() -> Result<(), Failed> {
+fn both_sites(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (bj, mut sh) = joined(&folder)?;
+    let (bj, mut sh) = joined(&folder, backing)?;
 
-    let (applied, text) = sh.apply("kind: Vantage\nname: v\n")?;
+    let (applied, text) = sh.apply("kind: Vantage\nname: v\n", &[])?;
     ensure(applied, || text)?;
     eventually("a copy", PATIENCE, || bj.has("vantage", "v"))?;
-    let (applied, text) = bj.apply("kind: Vantage\nname: w\n")?;
+    let (applied, text) = bj.apply("kind: Vantage\nname: w\n", &[])?;
     ensure(applied && text.contains("@sh") && sh.has("vantage", "w") && bj.has("vantage", "w"), || {
         format!("passed on to the home: {text}")
     })?;
-    let (applied, text) = bj.apply("kind: Domain\nname: a.example.com\ncluster: none\n")?;
+    let (applied, text) = bj.apply("kind: Domain\nname: a.example.com\ncluster: none\n", &[])?;
     ensure(!applied && text.contains("there is no Cluster none"), || {
         format!("the errors of the home: {text}")
     })?;
     bj.done(&["token", "create", "ci", "--role", "automation"])?;
     eventually("a token", PATIENCE, || bj.has("token", "ci") && sh.has("token", "ci"))?;
-    bj.set_override("from-bj", "bj")?;
+    set_override(&bj, "from-bj", "bj")?;
     eventually("an order at the other site", PATIENCE, || sh.has("override", "from-bj"))?;
     let (promoted, text) = bj.command(&["promote"])?;
     ensure(!promoted && text.contains("the home, the site sh, answers"), || text)?;
 
     let text = bj.done(&["orders"])?;
     ensure(text.contains("Override from-bj") && text.contains("drain site bj"), || text)?;
-    let (waited, text) = bj.apply_and_wait("kind: Vantage\nname: y\n")?;
+    let (waited, text) = bj.apply("kind: Vantage\nname: y\n", &["--wait"])?;
     ensure(waited && text.contains("bj: 1 node") && text.contains("sh: 1 node"), || text)?;
 
     sh.kill();
     bj.done(&["override", "clear", "from-bj"])?;
     eventually("a dark site", PATIENCE, || bj.has_problem("site_dark"))?;
-    let text = bj.set_override("meanwhile", "sh")?;
+    let text = set_override(&bj, "meanwhile", "sh")?;
     ensure(text.contains("the site sh does not answer"), || text)?;
     bj.done(&["token", "delete", "ci"])?;
     ensure(!bj.has("token", "ci"), || "the token is valid".to_owned())?;
-    let orders: Value = serde_json::from_str(&bj.done(&["--json", "orders"])?)?;
+    let orders: Value = bj.json(&["orders"])?;
     let of =
         |about: &str| orders.as_array().and_then(|all| all.iter().find(|it| it["about"] == about)).cloned();
     let (deleted, drained) = (of("Token ci"), of("Override meanwhile"));
@@ -240,7 +96,7 @@ fn both_sites() -> Result<(), Failed> {
             .is_some_and(|it| it["in_force"] == true && it["pending"][0] == "sh" && it["site"] == "bj")
     };
     ensure(is_here(&deleted) && is_here(&drained), || orders.to_string())?;
-    let (applied, text) = bj.apply("kind: Vantage\nname: x\n")?;
+    let (applied, text) = bj.apply("kind: Vantage\nname: x\n", &[])?;
     ensure(!applied && text.contains("which cannot be asked") && text.contains("waypost promote"), || text)?;
     sh.start(None)?;
     eventually("the orders given meanwhile", PATIENCE, || {
@@ -254,39 +110,44 @@ fn both_sites() -> Result<(), Failed> {
 }
 
 /// The home commits, is lost, comes back, and gives way to the site that was promoted meanwhile.
-fn promotion() -> Result<(), Failed> {
+fn promotion(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (mut bj, mut sh) = joined(&folder)?;
+    let (mut bj, mut sh) = joined(&folder, backing)?;
     bj.kill();
-    let (applied, text) = sh.apply("kind: Vantage\nname: lost\n")?;
+    let (applied, text) = sh.apply("kind: Vantage\nname: lost\n", &[])?;
     ensure(applied, || text)?;
     sh.kill();
     bj.start(Some(&sh))?;
     let text = bj.done(&["promote"])?;
     ensure(text.contains("@bj") && text.contains("the site sh could not be asked"), || text)?;
-    let (applied, text) = bj.apply("kind: Vantage\nname: kept\n")?;
+    let (applied, text) = bj.apply("kind: Vantage\nname: kept\n", &[])?;
     ensure(applied && text.contains("@bj"), || text)?;
     sh.start(None)?;
     eventually("one home", PATIENCE, || sh.has("vantage", "kept") && !sh.has("vantage", "lost"))?;
     ensure(sh.has_problem("configuration_lost"), || "status does not list it".to_owned())?;
     let text = sh.done(&["promote", "--show-lost"])?;
     ensure(text.contains("name: lost") && text.contains("generation 1."), || text)?;
-    let (applied, text) = sh.apply("kind: Vantage\nname: later\n")?;
+    let (applied, text) = sh.apply("kind: Vantage\nname: later\n", &[])?;
     ensure(applied && text.contains("@bj") && bj.has("vantage", "later"), || text)
 }
 
 /// A site with documents of its own joins if they are the same, or if a person orders it to take the home's.
-fn with_documents() -> Result<(), Failed> {
+fn with_documents(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (mut bj, mut sh) = (Site::new(&folder, "bj"), Site::new(&folder, "sh"));
+    let [mut bj, mut sh] = sites(&folder, backing)?;
     std::fs::write(bj.file("site.token"), "a-token-that-is-replaced-later")?;
     sh.start(None)?;
     bj.start(Some(&sh))?;
-    let own = world(&bj, &sh) + "---\nkind: Vantage\nname: own\n";
-    let (applied, text) = bj.apply(&own)?;
+    let own = documents(&bj, &sh) + "---\nkind: Vantage\nname: own\n";
+    let (applied, text) = bj.apply(&own, &[])?;
     ensure(applied && !text.contains('@'), || format!("a site that joins is no home: {text}"))?;
-    let (applied, text) = sh.apply(&world(&bj, &sh))?;
-    ensure(applied, || text)?;
+    // Its epoch is higher than that of the home.
+    let backup = bj.file("backup").display().to_string();
+    bj.done(&["backup", "-o", &backup])?;
+    let text = bj.done(&["restore", &backup])?;
+    ensure(text.contains("generation 2."), || text)?;
+    let (applied, text) = sh.apply(&documents(&bj, &sh), &[])?;
+    ensure(applied && text.contains("generation 1."), || text)?;
     make_tokens(&sh, [&bj, &sh])?;
     eventually("a refusal with the differences", PATIENCE, || {
         bj.command(&["status"]).is_ok_and(|(_, text)| text.contains("Vantage own is only here"))
@@ -297,12 +158,12 @@ fn with_documents() -> Result<(), Failed> {
 }
 
 /// A service that is registered at one site only.
-fn across() -> Result<(), Failed> {
+fn across(backing: &Backing) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let (bj, mut sh) = joined(&folder)?;
+    let (bj, mut sh) = joined(&folder, backing)?;
     let service =
         "kind: Service\nname: web\ncluster: main\nconsul: { service: web }\nhosts: [web.example.com]\n";
-    let (applied, text) = bj.apply(service)?;
+    let (applied, text) = bj.apply(service, &[])?;
     ensure(applied, || text)?;
     let first = sh.back_end("web", "w1")?;
     let served =

@@ -36,6 +36,7 @@ mod identical;
 mod idle;
 mod instance;
 mod logging;
+mod loopback_site;
 mod names;
 mod network;
 mod old_layout;
@@ -129,7 +130,7 @@ fn main() -> ExitCode {
     trials.extend(peers::trials(&components));
     trials.extend(registry::trials(&components));
     trials.extend(reread::trials());
-    trials.extend(exchange::trials());
+    trials.extend(exchange::trials(&components));
     trials.extend(rig::trials(&components));
     trials.extend(security::trials());
     trials.extend(several::trials());

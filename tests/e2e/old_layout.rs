@@ -2,9 +2,8 @@
 //! which know nothing of one another and get every document by hand, are connected while DNS is asked at both all the time.
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    process::Stdio,
+    net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,116 +17,57 @@ use serde_json::Value;
 use tempfile::TempDir;
 use waypost::demo::client::resolve;
 
-use crate::harness::{Backing, ConsulAgent, Reaped, ensure, eventually, free_port, runtime, waypost};
+use crate::{
+    harness::{Backing, Reaped, ensure, eventually, free_port, runtime, waypost},
+    loopback_site::{PATIENCE, Site, start_node},
+};
 
-const PATIENCE: Duration = Duration::from_secs(40);
 const HOST: &str = "orders.example.com";
 /// The addresses of the sites: gateway, DNS and control of each.
 const ADDRESSES: [(&str, [u8; 4]); 2] = [("bj", [127, 0, 31, 1]), ("sh", [127, 0, 32, 1])];
 
-/// One site as it was: its nodes, and the port of its control.
-struct Site {
-    name: &'static str,
-    folder: PathBuf,
-    address: IpAddr,
-    control: SocketAddr,
+/// One site as it was: a node that serves, with the engine, and a control beside it.
+struct Old {
+    site: Site,
     dns: SocketAddr,
-    engine: String,
-    leading: Option<Reaped>,
     _serving: Reaped,
-    _agent: Option<ConsulAgent>,
+}
+
+impl std::ops::Deref for Old {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.site
+    }
 }
 
 struct Lab {
-    sites: [Site; 2],
+    sites: [Old; 2],
     gateways: u16,
     probers: Vec<Reaped>,
     folder: TempDir,
 }
 
-/// Starts a node with these sections.
-fn node(folder: &Path, name: &str, site: &str, sections: &str) -> Result<Reaped, Failed> {
-    std::fs::create_dir_all(folder)?;
-    let config = folder.join(format!("{name}.toml"));
-    let data = folder.join(name);
-    std::fs::write(
-        &config,
-        format!("node = \"{name}\"\nsite = \"{site}\"\ndata_dir = {data:?}\n{sections}"),
-    )?;
-    let log =
-        std::fs::OpenOptions::new().create(true).append(true).open(folder.join(format!("{name}.log")))?;
-    let mut command = waypost();
-    command.arg("run").arg("--config").arg(&config).arg("--die-with-parent");
-    Ok(Reaped(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?))
-}
-
-impl Site {
-    /// An engine, and a node with DNS and a gateway.
+impl Old {
     fn start(folder: &Path, at: usize, gateways: u16, backing: &Backing) -> Result<Self, Failed> {
         let (name, octets) = ADDRESSES[at];
-        let folder = folder.join(name);
-        let address = IpAddr::from(octets);
-        let [control, dns, http] = [(); 3].map(|()| SocketAddr::from((octets, free_port())));
-        let (agent, engine, store) = match backing {
-            Backing::Embedded => {
-                let store = format!("[store]\nengine = \"embedded\"\nhttp = \"{http}\"\n");
-                (None, format!("http://{http}"), store)
-            }
-            Backing::Consul(binary) => {
-                let agent = ConsulAgent::start(binary);
-                let url = agent.url.clone();
-                (Some(agent), url.clone(), format!("[store]\nengine = \"consul\"\nurl = \"{url}\"\n"))
-            }
-        };
-        let serving = format!(
-            "{store}[dns]\nlisten = [\"{dns}\"]\n[proxy]\ncluster = \"main\"\nlisten = [\"{address}:{gateways}\"]\n"
-        );
-        let serving = node(&folder, &format!("{name}-1"), name, &serving)?;
-        let (leading, _serving, _agent) = (None, serving, agent);
-        let mut site = Self { name, folder, address, control, dns, engine, leading, _serving, _agent };
-        site.start_control("")?;
-        Ok(site)
+        let mut site = Site::new(folder, name, octets, backing)?;
+        site.gateway.set_port(gateways);
+        let dns = SocketAddr::from((octets, free_port()));
+        let sections =
+            site.store(true) + &format!("[dns]\nlisten = [\"{dns}\"]\n") + &site.proxy(site.gateway);
+        let serving = site.node("serving", &sections)?;
+        let mut old = Self { site, dns, _serving: serving };
+        old.start_control(None)?;
+        Ok(old)
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.control)
-    }
-
-    /// Starts its control, or starts it again with further keys.
-    fn start_control(&mut self, keys: &str) -> Result<(), Failed> {
-        self.leading = None;
-        let sections = format!(
-            "[store]\nengine = \"consul\"\nurl = \"{}\"\n[control]\nlisten = \"{}\"\n{keys}",
-            self.engine, self.control
-        );
-        self.leading = Some(node(&self.folder, &format!("control-{}", self.name), self.name, &sections)?);
-        eventually("a control that answers", PATIENCE, || {
-            self.command(&["get", "site"]).is_ok_and(|(success, _)| success)
-        })
-        .map(drop)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Result<(bool, String), Failed> {
-        let output = waypost().args(["--server", &self.url()]).args(arguments).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok((output.status.success(), text + &String::from_utf8_lossy(&output.stderr)))
-    }
-
-    fn done(&self, arguments: &[&str]) -> Result<String, Failed> {
-        let (success, text) = self.command(arguments)?;
-        ensure(success, || format!("{arguments:?} at {}: {text}", self.name))?;
-        Ok(text)
-    }
-
-    fn status(&self) -> Option<Value> {
-        let (_, text) = self.command(&["status", "--json"]).ok()?;
-        serde_json::from_str(&text).ok()
-    }
-
-    /// The site of its generation, which is its home.
-    fn home(&self) -> Option<String> {
-        let status = self.status()?;
-        Some(status["generation"]["site"].as_str().unwrap_or_default().to_owned())
+    /// Starts its control, or starts it again when it is to join the site at a URL.
+    fn start_control(&mut self, joins: Option<&str>) -> Result<(), Failed> {
+        self.site.kill();
+        let sections = self.site.store(false) + &self.site.leading(joins);
+        self.site.process = Some(self.site.node("control", &sections)?);
+        eventually("a control that answers", PATIENCE, || self.done(&["get", "site"]).is_ok()).map(drop)
     }
 
     /// How many targets it holds for up.
@@ -143,7 +83,7 @@ impl Lab {
     fn start(backing: &Backing) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         let gateways = free_port();
-        let start = |at| Site::start(folder.path(), at, gateways, backing);
+        let start = |at| Old::start(folder.path(), at, gateways, backing);
         let sites = [start(0)?, start(1)?];
         let mut lab = Self { sites, gateways, probers: Vec::new(), folder };
         lab.apply_to_both("old.yaml", &lab.world(false))?;
@@ -154,7 +94,7 @@ impl Lab {
         let controls = lab.sites.each_ref().map(|site| format!("{:?}", site.url())).join(", ");
         for vantage in ["bj-inside", "gz-outside", "sh-inside"] {
             let sections = format!("[prober]\nvantage = \"{vantage}\"\nreport_to = [{controls}]\n");
-            lab.probers.push(node(lab.folder.path(), &format!("prober-{vantage}"), "gz", &sections)?);
+            lab.probers.push(start_node(lab.folder.path(), &format!("prober-{vantage}"), "gz", &sections)?);
         }
         eventually("verdicts at both sites", PATIENCE, || lab.sites.iter().all(|site| site.up() == 2))?;
         let wanted = lab.sites[0].address;
@@ -170,7 +110,7 @@ impl Lab {
 
     /// The documents, without or with the controls of the sites.
     fn world(&self, connected: bool) -> String {
-        let site = |site: &Site| {
+        let site = |site: &Old| {
             let control = match connected {
                 false => String::new(),
                 true => format!("control: {{ urls: ['{}'], token_file: site.token }}\n", site.url()),
@@ -203,7 +143,7 @@ impl Lab {
 
     /// Runs a command that is sent to both sites.
     fn both(&self, arguments: &[&str]) -> Result<String, Failed> {
-        let [bj, sh] = self.sites.each_ref().map(Site::url);
+        let [bj, sh] = self.sites.each_ref().map(|site| site.url());
         let output = waypost().args(["--server", &bj, "--server", &sh]).args(arguments).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure(output.status.success(), || {
@@ -231,11 +171,10 @@ impl Lab {
                 "--site",
                 name,
             ])?;
-            std::fs::write(self.sites[at].folder.join("site.token"), secret.trim())?;
+            std::fs::write(self.sites[at].file("site.token"), secret.trim())?;
         }
-        let token = self.sites[1].folder.join("site.token");
-        let join = format!("join = [{:?}]\njoin_token_file = {token:?}\n", self.sites[0].url());
-        self.sites[1].start_control(&join)?;
+        let home = self.sites[0].url();
+        self.sites[1].start_control(Some(&home))?;
         self.apply_to_both("new.yaml", &self.world(true)).map(drop)
     }
 
@@ -247,16 +186,15 @@ impl Lab {
             kinds.filter_map(|it| it["kind"].as_str()).all(|it| it == known || !problems.contains(&it))
         };
         let equal = || {
-            let [Some(bj), Some(sh)] = self.sites.each_ref().map(Site::status) else { return false };
+            let [Ok(bj), Ok(sh)] = self.sites.each_ref().map(|site| site.status()) else { return false };
             bj["generation"] == sh["generation"] && bj["generation"]["site"] == "bj" && well(&bj) && well(&sh)
         };
         eventually("two sites that are connected", PATIENCE, equal).map_err(|_| {
             Failed::from(format!("{:?}", self.sites.each_ref().map(|it| it.command(&["status"]))))
         })?;
         for site in &self.sites {
-            let text = site.done(&["--json", "get", "override"])?;
-            let listed: Value = serde_json::from_str(&text)?;
-            ensure(listed.as_array().is_some_and(|it| it.len() == 1), || format!("{}: {text}", site.name))?;
+            let listed = site.json(&["get", "override"])?;
+            ensure(listed.as_array().is_some_and(|it| it.len() == 1), || format!("{}: {listed}", site.name))?;
         }
         Ok(())
     }
@@ -300,13 +238,18 @@ impl Asker {
     }
 }
 
-/// Documents that differ are listed and nothing is done; once they are equal, the site joins by itself.
+/// Documents that differ are listed and nothing is done; once they are equal, the site joins by itself. It was restored once, so
+/// its epoch is higher than that of the home.
 pub fn joins_when_the_documents_are_equal(backing: Backing) -> Result<(), Failed> {
     let mut lab = Lab::start(&backing)?;
     let asker = Asker::start(&lab);
     let own = lab.folder.path().join("own.yaml");
     std::fs::write(&own, "kind: Site\nname: spare\n")?;
     lab.sites[1].done(&["apply", "-f", &own.display().to_string()])?;
+    let backup = lab.folder.path().join("backup").display().to_string();
+    lab.sites[1].done(&["backup", "-o", &backup])?;
+    let text = lab.sites[1].done(&["restore", &backup])?;
+    ensure(text.contains("generation 2."), || text)?;
     lab.connect()?;
     let [bj, sh] = &lab.sites;
     ensure(bj.home().as_deref() == Some("bj"), || format!("{:?}", bj.home()))?;

@@ -4,18 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use store::model::Name;
 
-use super::{
-    copy::{self, NotTaken},
-    nodes,
-};
+use super::{PATH, copy, nodes, not_taken::NotTaken};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, SiteState, exchange::Version},
     control::{Shared, Stamps},
     sites::Peer,
 };
 
-/// The path of the question.
-const PATH: &str = "/v1/sites/exchange";
 /// The longest that a site may take for an answer, its wait for news included.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// The largest answer: two thousand orders, ten thousand nodes and a head.
@@ -27,7 +22,7 @@ pub(super) async fn ask(
     site: &Name,
     last: Option<SiteState>,
 ) -> Result<SiteState, String> {
-    let query = ExchangeQuery { v: Version, last: last.clone() };
+    let query = ExchangeQuery { v: Version, last: last.clone(), above: None };
     let answer: ExchangeAnswer = match peer.call(PATH, &query, DEADLINE, MAX_ANSWER).await {
         Ok(answer) => answer,
         Err(error) => {

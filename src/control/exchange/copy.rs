@@ -1,7 +1,6 @@
 //! Takes what another site told: orders first, because they are small and urgent, then the configuration.
 
 use std::{
-    fmt,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -9,13 +8,16 @@ use std::{
 use store::{
     commit::{
         self, AuditEntry, CommitError, Difference, DifferenceKind, Stored,
-        copy::{CopyError, HeadCopy, ShardCopy, ShardRef, plan_copy},
+        copy::{CopyError, HeadCopy, ShardCopy, ShardRef, copy_differences, plan_copy},
     },
-    model::{Generation, Name, SiteTag},
+    model::{Generation, Name},
     orders::{MAX_ORDERS, MAX_RECORD, OrderRecord},
 };
 
-use super::{MAX_SHARDS, lost};
+use super::{
+    MAX_SHARDS, above, lost,
+    not_taken::{NotTaken, failed},
+};
 use crate::{
     api::{ExchangeAnswer, ShardsAnswer, ShardsQuery, exchange::Version},
     control::{
@@ -35,28 +37,6 @@ const MAX_ANSWER: usize = 4 * MAX_SHARDS;
 const MAX_LISTED: usize = 20;
 /// Writes of others that a write gives way to before it fails.
 const TRIES: usize = 5;
-
-/// Why what a site told was not taken.
-#[derive(Debug)]
-pub(super) enum NotTaken {
-    /// It is wrong, or of a newer version.
-    Refused(String),
-    /// It could not be fetched or written; it is tried again.
-    Failed(String),
-}
-
-impl fmt::Display for NotTaken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(why) => write!(f, "what it tells is refused: {why}"),
-            Self::Failed(why) => f.write_str(why),
-        }
-    }
-}
-
-fn failed(error: impl ToString) -> NotTaken {
-    NotTaken::Failed(error.to_string())
-}
 
 /// Takes an answer. Orders and configuration are independent of one another: if one is refused the other is taken.
 pub(super) async fn take(
@@ -110,7 +90,7 @@ async fn take_configuration(
     shared: &Shared,
     peer: &Peer,
     site: &Name,
-    head: HeadCopy,
+    mut head: HeadCopy,
 ) -> Result<(), NotTaken> {
     // One copy at a time: several sites usually have the same news.
     let mut known = shared.copied.lock().await;
@@ -118,19 +98,25 @@ async fn take_configuration(
         let engine = shared.engine.as_ref();
         let current = commit::read(engine, known.as_ref()).await.map_err(failed)?;
         *known = Some(current.clone());
-        if head.generation() <= current.generation() {
-            return Ok(());
-        }
-        if joins_from_above(head.generation(), current.generation(), SiteTag::of(&shared.config.site)) {
-            found_above(shared, site, &current, head.generation()).await?;
-            continue;
+        let takes_home = shared.take_home.load(Ordering::Relaxed);
+        match relation(head.generation(), current.generation()) {
+            // Both have a home: one lost its engine and began anew, perhaps with the same numbers.
+            Relation::Nothing if !head.generation().site.is_empty() && head.is_apart_from(&current) => {
+                return Err(two_homes(&head, &current));
+            }
+            Relation::Nothing => return Ok(()),
+            Relation::Apart => return Err(has_not_joined(head.generation())),
+            Relation::Below => {
+                let shards = fetch(peer, head.missing(&current)).await?;
+                let differences = copy_differences(&current, head.clone(), shards).map_err(not_copied)?;
+                refuse_foreign(&head, &current, &differences, takes_home)?;
+                head = above::ask(peer, current.generation()).await?;
+                continue;
+            }
+            Relation::News => {}
         }
         let shards = fetch(peer, head.missing(&current)).await?;
-        let plan = plan_copy(&current, head.clone(), shards).map_err(|error| match error {
-            CopyError::Shard { .. } => failed(error),
-            other => NotTaken::Refused(other.to_string()),
-        })?;
-        let takes_home = shared.take_home.load(Ordering::Relaxed);
+        let plan = plan_copy(&current, head.clone(), shards).map_err(not_copied)?;
         refuse_foreign(&head, &current, plan.differences(), takes_home)?;
         // Of equal documents nothing is lost, wherever they were committed.
         if !plan.differences().is_empty() {
@@ -159,35 +145,39 @@ async fn take_configuration(
     Err(failed("the configuration is changed by others all the time"))
 }
 
-/// True if a site that was connected to no other has a later generation than the home, which we are. It was restored more
-/// often: its epoch is higher. It takes our documents only under a higher one.
-fn joins_from_above(offered: Generation, present: Generation, own: SiteTag) -> bool {
-    offered.site.is_empty() && !present.site.is_empty() && present.site == own && offered > present
+/// What a configuration that is offered is to the present one.
+#[derive(Debug, PartialEq, Eq)]
+enum Relation {
+    /// There is nothing to be taken.
+    Nothing,
+    /// It is later.
+    News,
+    /// It is that of a home, and this site, which joins, has a later one: its epoch is higher, because it was restored.
+    Below,
+    /// It is that of a site which has not joined. Such a site takes ours, and never the other way round, however high its
+    /// epoch is.
+    Apart,
 }
 
-/// Founds an epoch above that of a site that joins, with the same documents.
-async fn found_above(
-    shared: &Shared,
-    site: &Name,
-    current: &Stored,
-    offered: Generation,
-) -> Result<(), NotTaken> {
-    let (now, own) = (shared.handle.now(), SiteTag::of(&shared.config.site));
-    let entry = AuditEntry {
-        at: now,
-        who: format!("site {site}"),
-        what: format!("an epoch above generation {offered}, which that site had before it joined"),
-        generation: None,
-    };
-    let plan = commit::plan_promotion(current, offered, now, own);
-    match commit::commit(shared.engine.as_ref(), plan, entry).await {
-        Ok(generation) => {
-            tracing::info!(%site, %generation, %offered, "a higher epoch, so that a site can join");
-            Ok(())
-        }
-        // It is looked at again.
-        Err(CommitError::Conflict) => Ok(()),
-        Err(error) => Err(failed(error)),
+fn relation(offered: Generation, present: Generation) -> Relation {
+    match (offered.site.is_empty(), present.site.is_empty()) {
+        (false, true) if offered < present => Relation::Below,
+        (true, false) if offered > present => Relation::Apart,
+        _ if offered > present => Relation::News,
+        _ => Relation::Nothing,
+    }
+}
+
+fn has_not_joined(offered: Generation) -> NotTaken {
+    NotTaken::Refused(format!(
+        "generation {offered} is that of a site which is connected to no other; that site has to join (`[control] join`)"
+    ))
+}
+
+fn not_copied(error: CopyError) -> NotTaken {
+    match error {
+        CopyError::Shard { .. } => failed(error),
+        other => NotTaken::Refused(other.to_string()),
     }
 }
 
@@ -218,12 +208,17 @@ fn refuse_foreign(
         )));
     }
     if !head.is_related_to(current) {
-        return Err(NotTaken::Refused(format!(
-            "two homes: generation {offered} there and {present} here come from different configurations; one of the sites has \
-             to join the other (`[control] join`)"
-        )));
+        return Err(two_homes(head, current));
     }
     Ok(())
+}
+
+fn two_homes(head: &HeadCopy, current: &Stored) -> NotTaken {
+    let (offered, present) = (head.generation(), current.generation());
+    NotTaken::Refused(format!(
+        "two homes: generation {offered} there and {present} here come from different configurations; one of the sites has \
+         to join the other (`[control] join`), with an empty engine"
+    ))
 }
 
 fn describe_difference(difference: &Difference) -> String {
@@ -261,7 +256,7 @@ async fn fetch(peer: &Peer, wanted: Vec<ShardRef>) -> Result<Vec<ShardCopy>, Not
 /// Keeps the present configuration as a file if the next one does not contain it, as that of a home that was replaced while
 /// it was away.
 async fn keep_what_is_lost(shared: &Shared, head: &HeadCopy, current: &Stored) -> Result<(), NotTaken> {
-    let (Some(folder), false) = (&shared.config.lost, head.contains(current.generation())) else {
+    let (Some(folder), false) = (&shared.config.lost, head.contains(current)) else {
         return Ok(());
     };
     let file = lost::keep(folder, current, shared.handle.now()).await.map_err(failed)?;
@@ -277,15 +272,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_site_that_was_restored_more_often_makes_the_home_found_a_higher_epoch() {
-        let generation = |text: &str| text.parse::<Generation>().unwrap();
-        let own: SiteTag = "bj".parse().unwrap();
-        let is_above =
-            |offered: &str, present: &str| joins_from_above(generation(offered), generation(present), own);
-        assert!(is_above("3.2", "1.7@bj"));
-        assert!(!is_above("1.9", "1.7@bj"), "of the same epoch, ours is the later one");
-        assert!(!is_above("3.2@sh", "1.7@bj"), "another home is none that joins");
-        assert!(!is_above("3.2", "1.7@sh"), "we are not the home");
-        assert!(!is_above("3.2", "1.7"), "we are connected to no site");
+    fn a_site_that_has_not_joined_takes_what_is_of_the_home_and_gives_nothing() {
+        let of = |offered: &str, present: &str| relation(offered.parse().unwrap(), present.parse().unwrap());
+        assert_eq!(of("1.7@bj", "3.2"), Relation::Below);
+        assert_eq!(of("1.7@bj", "1.9"), Relation::News, "of one epoch, that of a home is the later one");
+        assert_eq!(of("3.2", "1.7@bj"), Relation::Apart);
+        assert_eq!(of("1.9", "1.7@bj"), Relation::Nothing);
+        assert_eq!(of("3.2@sh", "1.7@bj"), Relation::News, "another home");
+        assert_eq!(of("1.7@bj", "3.2@sh"), Relation::Nothing);
+        assert_eq!((of("3.2", "1.7"), of("1.7", "3.2")), (Relation::News, Relation::Nothing), "no homes");
     }
 }

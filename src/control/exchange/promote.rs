@@ -8,7 +8,7 @@ use store::{
 };
 use tokio::task::JoinSet;
 
-use super::lost;
+use super::{PATH, lost};
 use crate::{
     api::{ExchangeAnswer, ExchangeQuery, LostConfiguration, Promoted, Promotion, exchange::Version},
     control::{ChangeError, ControlHandle, Requester, documents::wait_until_followed},
@@ -54,7 +54,9 @@ impl ControlHandle {
             );
             return Err(ChangeError::conflict(text));
         }
-        if let Some((site, later)) = generations.iter().find(|(_, generation)| **generation > present) {
+        // A generation without a home is that of a site which has not joined.
+        let is_later = |it: &Generation| *it > present && !it.site.is_empty();
+        if let Some((site, later)) = generations.iter().find(|(_, generation)| is_later(generation)) {
             let text = format!(
                 "the site {site} has generation {later}, which is later than {present} here: wait until it was copied"
             );
@@ -99,9 +101,8 @@ async fn ask_all(peers: &Peers) -> (BTreeMap<String, Generation>, BTreeMap<Strin
     let mut calls = JoinSet::new();
     for peer in peers.all() {
         calls.spawn(async move {
-            let query = ExchangeQuery { v: Version, last: None };
-            let answer =
-                peer.call::<_, ExchangeAnswer>("/v1/sites/exchange", &query, DEADLINE, MAX_ANSWER).await;
+            let query = ExchangeQuery { v: Version, ..ExchangeQuery::default() };
+            let answer = peer.call::<_, ExchangeAnswer>(PATH, &query, DEADLINE, MAX_ANSWER).await;
             let site = peer.site().map(ToString::to_string).unwrap_or_default();
             (site, answer.map(|it| it.state.generation))
         });

@@ -1,5 +1,7 @@
 //! What another site may tell: what is wrong is refused with the reason, is counted, and leaves everything as it was.
 
+mod joining;
+
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, Ordering},
@@ -33,6 +35,42 @@ struct Other {
     /// What it answers to the question what has changed.
     tells: Mutex<Vec<u8>>,
     forges_shards: AtomicBool,
+    /// The generations above which it was asked to found an epoch, as which it then does, unless it is of an earlier version.
+    asked_above: Mutex<Vec<Generation>>,
+    ignores_above: AtomicBool,
+}
+
+impl Other {
+    /// Without documents.
+    async fn at(url: &str) -> Self {
+        Self {
+            engine: Embedded::in_memory(Options::default()).await,
+            urls: vec![url.parse().unwrap()],
+            tells: Mutex::default(),
+            forges_shards: AtomicBool::new(false),
+            asked_above: Mutex::default(),
+            ignores_above: AtomicBool::new(false),
+        }
+    }
+
+    async fn found_above(&self, above: Generation) {
+        self.asked_above.lock().unwrap().push(above);
+        let stored = commit::read(&*self.engine, None).await.unwrap();
+        let (above, own) = (Generation::new(above.epoch, 0), "sh".parse().unwrap());
+        let plan = commit::plan_promotion(&stored, above, Moment(1), own);
+        let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
+        commit::commit(&*self.engine, plan, entry).await.unwrap();
+    }
+
+    /// What it would tell in truth.
+    async fn truth(&self) -> ExchangeAnswer {
+        let head = commit::copy::read_head(&*self.engine).await.unwrap().unwrap();
+        let orders = commit::read_orders(&*self.engine).await.unwrap();
+        let state =
+            SiteState { generation: head.generation(), orders: orders.digest(), nodes: String::new() };
+        let orders = Some(orders.records().cloned().collect());
+        ExchangeAnswer { v: Version, state, head: Some(head), orders, nodes: None, shares: None }
+    }
 }
 
 #[async_trait]
@@ -42,13 +80,18 @@ impl Carrier for Other {
     }
 
     async fn carry(&self, request: Request) -> Result<Answer, PeerError> {
+        let body = request.body.unwrap_or_default();
+        let above = serde_json::from_slice(&body).ok().and_then(|it: ExchangeQuery| it.above);
         let body = if request.path == "/v1/sites/shards" {
-            let query: ShardsQuery = serde_json::from_slice(&request.body.unwrap()).unwrap();
+            let query: ShardsQuery = serde_json::from_slice(&body).unwrap();
             let mut shards = read_shards_for_copy(&*self.engine, &query.wanted).await.unwrap();
             if self.forges_shards.load(Ordering::Relaxed) {
                 shards[0].content.push(' ');
             }
             serde_json::to_vec(&ShardsAnswer { v: Version, shards }).unwrap()
+        } else if let Some(above) = above.filter(|_| !self.ignores_above.load(Ordering::Relaxed)) {
+            self.found_above(above).await;
+            serde_json::to_vec(&self.truth().await).unwrap()
         } else {
             self.tells.lock().unwrap().clone()
         };
@@ -71,7 +114,8 @@ impl World {
     async fn start() -> Self {
         let fixture = Fixture::start().await;
         apply(&*fixture.engine, CONNECTED).await;
-        let engine = Embedded::in_memory(Options::default()).await;
+        let other = Other::at("https://192.0.2.2:8580").await;
+        let engine = Arc::clone(&other.engine);
         let source = commit::read(&*fixture.engine, None).await.unwrap();
         let empty = commit::read(&*engine, None).await.unwrap();
         let shards =
@@ -80,31 +124,12 @@ impl World {
         let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
         commit::commit(&*engine, plan, entry).await.unwrap();
         let shared = fixture.shared("control-1");
-        let other = Other {
-            engine,
-            urls: vec!["https://192.0.2.2:8580".parse().unwrap()],
-            tells: Mutex::default(),
-            forges_shards: AtomicBool::new(false),
-        };
         Self { fixture, shared, other: Arc::new(other), metrics: Arc::default() }
     }
 
     /// What the other site would tell in truth.
     async fn truth(&self) -> Value {
-        let head = commit::copy::read_head(&*self.other.engine).await.unwrap().unwrap();
-        let orders = commit::read_orders(&*self.other.engine).await.unwrap();
-        let state =
-            SiteState { generation: head.generation(), orders: orders.digest(), nodes: String::new() };
-        let orders = Some(orders.records().cloned().collect());
-        serde_json::to_value(ExchangeAnswer {
-            v: Version,
-            state,
-            head: Some(head),
-            orders,
-            nodes: None,
-            shares: None,
-        })
-        .unwrap()
+        serde_json::to_value(self.other.truth().await).unwrap()
     }
 
     /// Asks the other site, which tells this.
@@ -256,6 +281,26 @@ async fn an_epoch_that_goes_back_is_refused_with_both_generations() {
     assert_eq!(world.shared.sites.all()[&name("sh")].refused, None);
 }
 
+#[tokio::test]
+async fn a_home_that_began_anew_with_the_same_numbers_is_refused_by_the_others_and_refuses_them() {
+    let world = World::start().await;
+    let other = Other::at("https://192.0.2.2:8580").await;
+    let anew = store::testing::two_sites("{ bj: { a: [192.0.2.7] }, sh: { a: [192.0.2.8] } }");
+    apply(&*other.engine, &anew).await;
+    apply(&*other.engine, CONNECTED).await;
+    let world = World { other: Arc::new(other), ..world };
+    let (equal, _) = world.has().await;
+    assert_eq!(before_of(&world.truth().await), equal);
+    let words = format!("two homes: generation {equal} there and {equal} here");
+    world.refuses(text(&world.truth().await), &words, true).await;
+    apply(&*world.other.engine, "kind: Vantage\nname: later\n").await;
+    world.refuses(text(&world.truth().await), "two homes: generation 1.3@bj there", true).await;
+    for later in ["x", "y"] {
+        apply(&*world.fixture.engine, &format!("kind: Vantage\nname: {later}\n")).await;
+    }
+    world.refuses(text(&world.truth().await), "and 1.4@bj here", true).await;
+}
+
 fn before_of(answer: &Value) -> Generation {
     serde_json::from_value(answer["state"]["generation"].clone()).unwrap()
 }
@@ -311,7 +356,8 @@ async fn clocks_an_hour_apart_decide_nothing_but_when_an_order_expires() {
 
 /// A site that never had anything to do with these.
 async fn foreign_site() -> Other {
-    let engine = Embedded::in_memory(Options::default()).await;
+    let other = Other::at("https://192.0.2.2:8580").await;
+    let engine = Arc::clone(&other.engine);
     let world = store::testing::two_sites("{ bj: { a: [192.0.2.7] }, sh: { a: [192.0.2.8] } }");
     apply(&*engine, &world).await;
     // The control of another site connects it, so that is its home.
@@ -324,10 +370,5 @@ async fn foreign_site() -> Other {
     };
     let entry = AuditEntry { at: Moment(1), who: "t".into(), what: "t".into(), generation: None };
     commit::commit(&*engine, *plan, entry).await.unwrap();
-    Other {
-        engine,
-        urls: vec!["https://192.0.2.2:8580".parse().unwrap()],
-        tells: Mutex::default(),
-        forges_shards: AtomicBool::new(false),
-    }
+    other
 }

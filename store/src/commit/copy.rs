@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Head, MAX_PART, Plan, ReadError, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
+    Difference, Head, MAX_PART, Plan, ReadError, STORED_VERSION, Shard, ShardId, ShardVersion, Stored,
     difference::compare, digest, history, lineage, parse, prefix_of, read_content,
 };
 use crate::{
@@ -85,11 +85,17 @@ impl HeadCopy {
         self.0.generation
     }
 
-    /// True if the commits that led to another generation led to this one too. If not, taking this in the place of the other
-    /// loses commits.
+    /// True if the commits that led to another configuration led to this one too. If not, taking this in the place of the
+    /// other loses commits.
     #[must_use]
-    pub fn contains(&self, other: Generation) -> bool {
-        lineage::contains(&self.0, other)
+    pub fn contains(&self, other: &Stored) -> bool {
+        !self.is_apart_from(other) && lineage::contains(&self.0, other.generation())
+    }
+
+    /// True if it is known to be of another installation, whatever the generations are.
+    #[must_use]
+    pub fn is_apart_from(&self, other: &Stored) -> bool {
+        lineage::are_apart(&self.0, &other.head)
     }
 
     /// True if a configuration and this one have a commit in common.
@@ -165,53 +171,81 @@ pub async fn read_shards_for_copy(
 /// # Errors
 /// See [`CopyError`].
 pub fn plan_copy(current: &Stored, copy: HeadCopy, shards: Vec<ShardCopy>) -> Result<Plan, CopyError> {
-    let HeadCopy(mut head) = copy;
-    if head.v > STORED_VERSION {
-        return Err(CopyError::Newer { found: head.v });
-    }
-    if head.generation <= current.generation() {
-        let (offered, present) = (head.generation.to_string(), current.generation().to_string());
+    if copy.generation() <= current.generation() {
+        let (offered, present) = (copy.generation().to_string(), current.generation().to_string());
         return Err(CopyError::Older { offered, present });
     }
-    let wrong = |id: &ShardId, reason: String| CopyError::Shard { shard: id.0.clone(), reason };
-    let mut contents: BTreeMap<ShardId, String> =
-        shards.into_iter().map(|it| (it.of.shard, it.content)).collect();
-    let mut parts = Vec::new();
-    let mut all: BTreeMap<ShardId, Arc<Shard>> = BTreeMap::new();
-    for (id, version) in &mut head.shards {
-        let Some(content) = contents.remove(id).filter(|it| digest(it.as_bytes()) == version.digest) else {
-            let here = current.head.shards.get(id).filter(|it| it.digest == version.digest);
-            let (Some(here), Some(shard)) = (here, current.shards.get(id)) else {
-                return Err(wrong(id, "its content is missing, or its checksum is wrong".to_owned()));
-            };
-            // The same content may have been written under another generation here.
-            *version = here.clone();
-            all.insert(id.clone(), Arc::clone(shard));
-            continue;
-        };
-        let shard: Shard =
-            parse("its content", content.as_bytes()).map_err(|error| wrong(id, error.to_string()))?;
-        if let Some(stray) = shard.documents.iter().find(|kept| ShardId::of(&kept.document.id()) != *id) {
-            return Err(wrong(id, format!("{} does not belong there", stray.document.id())));
-        }
-        version.parts = content.len().div_ceil(MAX_PART);
-        for (n, part) in content.as_bytes().chunks(MAX_PART).enumerate() {
-            let key = keys::config_shard(&id.0, version.generation, &version.digest, n);
-            parts.push((key, Bytes::copy_from_slice(part)));
-        }
-        all.insert(id.clone(), Arc::new(shard));
-    }
-    let after = Stored { head, head_index: current.head_index, shards: all, ..Stored::default() };
-    let after = after.with_orders(current.orders.clone());
-    let world = World::assemble(after.documents());
-    let mut differences = compare(current, &world, |_| true);
-    differences.retain(|it| it.id.kind != Kind::Override);
-    let mut head = after.head;
+    let Whole { mut head, mut parts, world, differences } = Whole::of(current, copy, shards)?;
     let undone: Vec<_> = differences.iter().collect();
     let (undo, records) = history::record(current, &undone, head.generation).unzip();
     head.undo = undo;
     parts.extend(records.unwrap_or_default());
     Ok(Plan::of_copy(current, (head, parts), differences, world))
+}
+
+/// How the present documents would change by a configuration of another site, whichever of the two is newer.
+///
+/// # Errors
+/// See [`CopyError`]; it may be older.
+pub fn copy_differences(
+    current: &Stored,
+    copy: HeadCopy,
+    shards: Vec<ShardCopy>,
+) -> Result<Vec<Difference>, CopyError> {
+    Whole::of(current, copy, shards).map(|it| it.differences)
+}
+
+/// A configuration of another site, found to be whole and right.
+struct Whole {
+    head: Head,
+    /// The parts of the shards that are not here yet.
+    parts: Vec<(String, Bytes)>,
+    world: World,
+    differences: Vec<Difference>,
+}
+
+impl Whole {
+    fn of(current: &Stored, copy: HeadCopy, shards: Vec<ShardCopy>) -> Result<Self, CopyError> {
+        let HeadCopy(mut head) = copy;
+        if head.v > STORED_VERSION {
+            return Err(CopyError::Newer { found: head.v });
+        }
+        let wrong = |id: &ShardId, reason: String| CopyError::Shard { shard: id.0.clone(), reason };
+        let mut contents: BTreeMap<ShardId, String> =
+            shards.into_iter().map(|it| (it.of.shard, it.content)).collect();
+        let mut parts = Vec::new();
+        let mut all: BTreeMap<ShardId, Arc<Shard>> = BTreeMap::new();
+        for (id, version) in &mut head.shards {
+            let Some(content) = contents.remove(id).filter(|it| digest(it.as_bytes()) == version.digest)
+            else {
+                let here = current.head.shards.get(id).filter(|it| it.digest == version.digest);
+                let (Some(here), Some(shard)) = (here, current.shards.get(id)) else {
+                    return Err(wrong(id, "its content is missing, or its checksum is wrong".to_owned()));
+                };
+                // The same content may have been written under another generation here.
+                *version = here.clone();
+                all.insert(id.clone(), Arc::clone(shard));
+                continue;
+            };
+            let shard: Shard =
+                parse("its content", content.as_bytes()).map_err(|error| wrong(id, error.to_string()))?;
+            if let Some(stray) = shard.documents.iter().find(|kept| ShardId::of(&kept.document.id()) != *id) {
+                return Err(wrong(id, format!("{} does not belong there", stray.document.id())));
+            }
+            version.parts = content.len().div_ceil(MAX_PART);
+            for (n, part) in content.as_bytes().chunks(MAX_PART).enumerate() {
+                let key = keys::config_shard(&id.0, version.generation, &version.digest, n);
+                parts.push((key, Bytes::copy_from_slice(part)));
+            }
+            all.insert(id.clone(), Arc::new(shard));
+        }
+        let after = Stored { head, head_index: current.head_index, shards: all, ..Stored::default() };
+        let after = after.with_orders(current.orders.clone());
+        let world = World::assemble(after.documents());
+        let mut differences = compare(current, &world, |_| true);
+        differences.retain(|it| it.id.kind != Kind::Override);
+        Ok(Self { head: after.head, parts, world, differences })
+    }
 }
 
 #[cfg(test)]

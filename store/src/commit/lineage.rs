@@ -3,8 +3,10 @@
 //! Each head names the generations on which later epochs were founded, by a restore or a promotion. From them follows whether a
 //! configuration contains the commits of another one, so that a site whose commits are about to be replaced knows it.
 
-use super::{Head, Stored};
-use crate::model::Generation;
+use std::collections::BTreeMap;
+
+use super::{Head, ShardId, ShardVersion, Stored, digest};
+use crate::model::{Generation, Moment};
 
 /// How many epochs a head remembers.
 const MAX: usize = 64;
@@ -21,8 +23,24 @@ pub(super) fn contains(head: &Head, other: Generation) -> bool {
     }
 }
 
+/// The name of an installation, which follows from its first commit. It is not random, so that a plan is always the same; what
+/// was first committed with the same content in the same millisecond need not be told apart.
+pub(super) fn foundation(shards: &BTreeMap<ShardId, ShardVersion>, now: Moment) -> String {
+    let first = serde_json::to_vec(&(now, shards)).unwrap_or_default();
+    digest(&first).get(..16).unwrap_or_default().to_owned()
+}
+
+/// True if two heads are known to be of different installations, although their generations may look alike: that of a site
+/// which lost its engine and began anew begins with the same numbers.
+pub(super) fn are_apart(a: &Head, b: &Head) -> bool {
+    matches!((&a.foundation, &b.foundation), (Some(a), Some(b)) if a != b)
+}
+
 /// True if two heads have a commit in common.
 pub(super) fn are_related(a: &Head, b: &Head) -> bool {
+    if are_apart(a, b) {
+        return false;
+    }
     let epochs =
         |head: &Head| -> Vec<Generation> { head.lineage.iter().copied().chain([head.generation]).collect() };
     let of_b = epochs(b);

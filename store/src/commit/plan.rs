@@ -227,6 +227,7 @@ pub fn plan_restore(
     }
     if let Some((head, _)) = &mut plan.commit {
         lineage::add(head, backup);
+        head.foundation = None;
     }
     let errors = too_many_orders(current, &plan);
     if errors.is_empty() { Ok(plan) } else { Err(errors) }
@@ -554,7 +555,12 @@ fn commit_of(
     let before = current.generation();
     let founds = generation.epoch > before.epoch;
     let lineage = if founds { lineage::on(current) } else { current.head.lineage.clone() };
-    let head = Head { v: STORED_VERSION, generation, shards, restored_over, lineage, at: Some(now), undo };
+    let foundation = match before == Generation::default() {
+        true => Some(lineage::foundation(&shards, now)),
+        false => current.head.foundation.clone(),
+    };
+    let at = Some(now);
+    let head = Head { v: STORED_VERSION, generation, shards, restored_over, lineage, foundation, at, undo };
     (head, parts.into_iter().flatten().chain(written).collect())
 }
 

@@ -159,3 +159,36 @@ async fn a_home_that_was_restored_on_a_new_engine_is_followed_and_what_it_lost_i
     copy(&fresh, &other).await.unwrap();
     assert_eq!(documents(&fresh).await, documents(&other).await);
 }
+
+#[tokio::test]
+async fn a_home_that_lost_its_engine_and_began_anew_is_told_apart_although_its_generations_look_alike() {
+    let (home, other, fresh) = (engine().await, engine().await, engine().await);
+    apply(&home, &connected()).await;
+    apply(&home, "kind: Vantage\nname: v\n").await;
+    copy(&home, &other).await.unwrap();
+    apply(&fresh, &(connected() + "---\nkind: Vantage\nname: own\n")).await;
+    let (of_home, anew) = (read(&*home, None).await.unwrap(), read(&*fresh, None).await.unwrap());
+    assert_eq!(
+        (of_home.generation().to_string(), anew.generation().to_string()),
+        ("1.2@bj".into(), "1.1@bj".into())
+    );
+    assert!(of_home.contains(anew.generation()), "by the numbers alone");
+    let (head, newer) = (of_home.head_copy(), anew.head_copy());
+    assert!(!head.contains(&anew) && !head.is_related_to(&anew) && head.is_apart_from(&anew));
+    assert!(!newer.is_related_to(&of_home));
+    // What is copied or promoted is of the same installation for ever.
+    promote(&other, "sh").await;
+    let promoted = read(&*other, None).await.unwrap();
+    assert!(promoted.head_copy().contains(&of_home) && !promoted.head_copy().is_apart_from(&of_home));
+
+    // A backup may be of any installation, and an older program says nothing: then the numbers decide.
+    let author = Author { site: "bj".parse().unwrap(), founds: true, ..author() };
+    let wanted = parse("t.yaml", &connected()).unwrap();
+    let plan = plan_restore(&anew, of_home.generation(), wanted, Moment(1), author).unwrap();
+    commit(&*fresh, plan, entry()).await.unwrap();
+    let restored = read(&*fresh, None).await.unwrap();
+    assert!(restored.head_copy().is_related_to(&of_home) && head.is_related_to(&restored));
+    let mut older = head;
+    older.0.foundation = None;
+    assert!(older.is_related_to(&anew) && older.contains(&anew));
+}
