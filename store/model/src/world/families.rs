@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{World, overlays};
+use super::{World, overlays, steered::SteeredName};
 use crate::{
     Addresses, Cluster, Document, DocumentId, DomainName, Family, InputError, Kind, Moment, Name, Override,
     OverrideState, Place, Placed,
@@ -49,7 +49,19 @@ impl World {
     #[must_use]
     pub fn family_warnings(&self, now: Moment, places: &Places) -> Vec<InputError> {
         let mut warnings: Vec<InputError> = self.sites_without_a_family(places);
-        warnings.extend(self.families_taken_out(now, places));
+        let orders = self.orders_that_count(now);
+        let uneven: Vec<&Cluster> = self.clusters().filter(|it| is_uneven(it)).collect();
+        if orders.is_empty() || uneven.is_empty() {
+            return warnings;
+        }
+        // Only an order that takes a site out can leave a family without an answer, where it is about the name.
+        let far: Vec<&Override> = orders.iter().copied().filter(|it| distance(it.state) > 0).collect();
+        if uneven.iter().any(|cluster| wide_orders_may_take_out(cluster, &far)) {
+            warnings.extend(self.families_taken_out(self.steered_names(), &uneven, &orders, places));
+        } else {
+            let names = far.iter().filter_map(|it| overlays::literal(it)).collect();
+            warnings.extend(self.families_taken_out(self.steered_among(&names), &uneven, &orders, places));
+        }
         warnings
     }
 
@@ -80,20 +92,26 @@ impl World {
         warnings
     }
 
-    /// Domains with a family that overrides leave without an answer: one warning for all domains with the same sites.
-    fn families_taken_out(&self, now: Moment, places: &Places) -> Vec<InputError> {
-        let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
+    fn orders_that_count(&self, now: Moment) -> Vec<&Override> {
         let counts = |it: &&Override| it.state != OverrideState::Release && !overlays::ended(it, now);
-        let orders: Vec<&Override> = self.overrides().filter(counts).collect();
-        let uneven: Vec<&Cluster> = self.clusters().filter(|it| is_uneven(it)).collect();
-        if orders.is_empty() || uneven.is_empty() {
-            return Vec::new();
-        }
-        for steered in self.steered_names() {
+        self.overrides().filter(counts).collect()
+    }
+
+    /// Of these domains those with a family that overrides leave without an answer: one warning for all domains with the same
+    /// sites.
+    fn families_taken_out<'w>(
+        &self,
+        steered: impl Iterator<Item = SteeredName<'w>>,
+        uneven: &[&Cluster],
+        orders: &[&Override],
+        places: &Places,
+    ) -> Vec<InputError> {
+        let mut found: BTreeMap<(Family, Vec<Name>), (String, u32, DocumentId)> = BTreeMap::new();
+        for steered in steered {
             let Some(cluster) = uneven.iter().find(|it| it.name == *steered.cluster) else { continue };
             // One list of orders for each site, since both families look at all of them.
             let by_site: Vec<_> =
-                steered.sites(self).map(|site| (site, order(&orders, &steered.name, site))).collect();
+                steered.sites(self).map(|site| (site, order(orders, &steered.name, site))).collect();
             for family in Family::BOTH {
                 if let Some(sites) = taken_out(cluster, &by_site, family) {
                     let name = steered.name.to_string();
@@ -131,6 +149,19 @@ fn is_uneven(cluster: &Cluster) -> bool {
     let lacks = |family| cluster.gateways.values().any(|it| !has(it, family));
     let knows = |family| cluster.gateways.values().any(|it| has(it, family));
     Family::BOTH.into_iter().any(|family| lacks(family) && knows(family))
+}
+
+/// Whether orders that may be about several names put a site behind others that has a family which others lack. Without that no
+/// name but those of the other orders can lose a family.
+fn wide_orders_may_take_out(cluster: &Cluster, far: &[&Override]) -> bool {
+    let wide: Vec<_> = far.iter().filter(|it| overlays::literal(it).is_none()).collect();
+    let touched =
+        |site: &Name| wide.iter().any(|it| it.target.site.as_ref().is_none_or(|named| named == site));
+    let lacks = |family| cluster.gateways.values().any(|it| !has(it, family));
+    Family::BOTH.into_iter().any(|family| {
+        let mut with = cluster.gateways.iter().filter(|(_, addresses)| has(addresses, family));
+        lacks(family) && with.any(|(site, _)| touched(site))
+    })
 }
 
 /// The sites with this family, if orders put each of them behind one without it.
@@ -236,5 +267,42 @@ gateways:
         assert_eq!(warnings(&outranked), [LACKS]);
         let ended = order("bj", "drain").replace("owner", "expires: 1970-01-01T00:00:00Z, owner");
         assert_eq!(warnings(&ended), [LACKS]);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+        /// Names that no order concerns need not be looked at.
+        #[test]
+        fn only_names_that_orders_concern_lose_a_family(
+            drawn in proptest::collection::vec((0_u8..6, 0_u8..3, 0_u8..3), 0..5)
+        ) {
+            const MORE: &str = "---\n{ kind: Domain, name: one.example.com, cluster: main, sites: [bj] }\n---\n\
+                { kind: Service, name: u, cluster: main, uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10 }\n";
+            let orders = drawn.iter().enumerate().map(|(n, (domain, site, state))| {
+                let domain = match domain {
+                    0 => ", domain: web.example.com",
+                    1 => ", domain: one.example.com",
+                    2 => ", domain: gw.example.com",
+                    3 => ", domain: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10.example.com",
+                    4 => ", domain: 'w*.example.com'",
+                    _ => "",
+                };
+                let site = ["bj", "gz", "gz"][usize::from(*site)];
+                let state = ["up", "drain", "down"][usize::from(*state)];
+                format!(
+                    "---\n{{ kind: Override, name: o{n}, target: {{ site: {site}{domain} }}, state: {state}, force: true, \
+                     owner: o, reason: r }}\n"
+                )
+            });
+            let text = format!("{WORLD}{MORE}{}", orders.collect::<String>());
+            let world = World::assemble(parse("t.yaml", &text).unwrap().into_iter().map(|it| it.value.into()));
+            let (now, places) = (Moment(1_000), Places::default());
+            let orders = world.orders_that_count(now);
+            let uneven: Vec<&Cluster> = world.clusters().collect();
+            let mut all = world.sites_without_a_family(&places);
+            all.extend(world.families_taken_out(world.steered_names(), &uneven, &orders, &places));
+            proptest::prop_assert_eq!(world.family_warnings(now, &places), all);
+        }
     }
 }

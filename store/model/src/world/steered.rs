@@ -3,6 +3,10 @@
 //! [`World::domains`] spells out a whole Domain for every service. A check looks at names, clusters and sites, so this
 //! borrows them.
 
+use std::collections::{BTreeSet, HashSet};
+
+use uuid::Uuid;
+
 use super::World;
 use crate::{Cluster, Domain, DomainName, Name, RouteBy, Service};
 
@@ -44,6 +48,22 @@ impl World {
     /// Every steered name, in the order of [`World::domains`].
     pub(super) fn steered_names(&self) -> impl Iterator<Item = SteeredName<'_>> {
         self.declared_and_gateways().chain(self.services().filter_map(|it| self.uuid_domain_of(it)))
+    }
+
+    /// The steered names among these, in the order of [`World::domains`]. Names are spelled out for these only.
+    pub(super) fn steered_among(&self, names: &BTreeSet<&str>) -> impl Iterator<Item = SteeredName<'_>> {
+        let uuids: HashSet<Uuid> =
+            names.iter().filter_map(|name| name.split('.').next()?.parse().ok()).collect();
+        let declared = names.iter().filter_map(|name| self.domain(name)).map(declared);
+        let gateways = self.clusters().filter(|it| names.contains(it.gateway_domain.as_str()));
+        let gateways = gateways.filter_map(|it| self.gateway_domain_of(it));
+        let mut found: Vec<SteeredName<'_>> = declared.chain(gateways).collect();
+        if !uuids.is_empty() {
+            let services = self.services().filter(|it| it.uuid.is_some_and(|uuid| uuids.contains(&uuid)));
+            let of_services = services.filter_map(|it| self.uuid_domain_of(it));
+            found.extend(of_services.filter(|it| names.contains(it.name.as_str())));
+        }
+        found.into_iter()
     }
 
     /// The steered names to which clients are sent.
