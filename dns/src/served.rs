@@ -3,7 +3,10 @@
 //! A table takes time to compile (about a second for a million names), and until it is there the previous configuration is
 //! served, by every transport: an answer never depends on the transport of its query.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use store::{
@@ -79,7 +82,12 @@ pub(crate) struct Follow {
     pub(crate) zones: Arc<ArcSwap<Zones>>,
     pub(crate) served: Arc<ArcSwap<Served>>,
     pub(crate) gate: Arc<Gate>,
+    /// What was served before, as long as a worker may hold it: an idle worker holds it until its next query.
+    pub(crate) retired: Mutex<Vec<Arc<Served>>>,
 }
+
+/// How often it is looked whether what was served before can be freed.
+const FREE_AFTER: Duration = Duration::from_secs(1);
 
 impl Follow {
     /// Brings it up to date once.
@@ -100,12 +108,28 @@ impl Follow {
                     tracing::warn!(%domain, "a rule names countries, and this node has no [dns] geoip: no client matches it");
                 }
                 log_shadowed(&served, &compiled);
-                self.served.store(Arc::new(compiled));
+                drop(served);
+                let replaced = self.served.swap(Arc::new(compiled));
+                self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(replaced);
             }
             None => tracing::error!(
                 "the answers of a new configuration cannot be compiled; the previous ones stay, and /readyz fails"
             ),
         }
+    }
+
+    /// Frees what is no longer served, once no worker holds it: to free a hundred thousand names takes a tenth of a second, and
+    /// the last holder would do it between two queries.
+    fn free_retired(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = retired.extract_if(.., |it| Arc::strong_count(it) == 1).collect::<Vec<_>>();
+        if !unused.is_empty() {
+            drop(tokio::task::spawn_blocking(move || drop(unused)));
+        }
+    }
+
+    fn has_retired(&self) -> bool {
+        !self.retired.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Keeps it up to date. Ends when the publisher of snapshots is gone.
@@ -126,6 +150,7 @@ impl Follow {
                     }
                 }
                 () = reread => {}
+                () = tokio::time::sleep(FREE_AFTER), if self.has_retired() => self.free_retired(),
             }
         }
     }

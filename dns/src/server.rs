@@ -186,6 +186,7 @@ impl Server {
             zones: Arc::clone(&self.exchange.zones),
             served: Arc::clone(&self.exchange.served),
             gate: Arc::clone(&self.exchange.gate),
+            retired: std::sync::Mutex::default(),
         };
         following.refresh().await;
         let (stop, stopped) = watch::channel(false);
