@@ -22,7 +22,7 @@ use super::{SeenSites, Shared};
 
 /// How often records that have ended are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
-/// How soon the orders are looked at again while the engine has another configuration than this node.
+/// How soon the orders are looked at again while the engine has a later configuration than this node.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How soon that is tried again after a failure.
 const TIDY_AGAIN: Duration = Duration::from_secs(2);
@@ -146,14 +146,14 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 }
 
 /// Writes the orders that this node runs and the engine does not have; false if that has to be looked at again, because the
-/// engine has another configuration than this node at present.
+/// engine has a later configuration than this node at present, or none.
 async fn write_lost(shared: &Shared) -> Result<bool, NotWritten> {
     let engine = shared.engine.as_ref();
     let head = commit::copy::read_head(engine).await?;
     let Some(snapshot) = shared.handle.snapshot() else { return Ok(true) };
-    // Over another configuration other orders may hold, after a restore. This node follows a later one, and an earlier one
-    // is replaced by that of another site.
-    if head.is_none_or(|head| head.generation() != snapshot.generation) {
+    // After a restore, which makes a later configuration, other orders may hold; this node is about to follow it. With an earlier
+    // one the engine was put back, and its orders too, also where no site has the later one any more.
+    if head.is_none_or(|head| head.generation() > snapshot.generation) {
         return Ok(false);
     }
     let mut stored = commit::read_orders(engine).await?;
@@ -252,16 +252,22 @@ mod tests {
         let stored = || async { commit::read_orders(fixture.engine.as_ref()).await.unwrap() };
         let before = stored().await;
         assert!(before.current(&target).is_some());
-        // As after a restart of the engine from an older copy of its data, which another site mends later.
         let head = fixture.engine.kv_get(keys::CONFIG_HEAD, None).await.unwrap().value.unwrap().value;
-        let mut older: serde_json::Value = serde_json::from_slice(&head).unwrap();
-        older["generation"]["number"] = 0.into();
-        fixture.set(keys::CONFIG_HEAD.to_owned(), &older).await;
+        let numbered = |number: u64| {
+            let mut head: serde_json::Value = serde_json::from_slice(&head).unwrap();
+            head["generation"]["number"] = number.into();
+            head
+        };
+        // A later configuration, whose shards cannot be read yet.
+        let mut later = numbered(9);
+        later["shards"]["00"] =
+            serde_json::json!({ "generation": later["generation"], "parts": 1, "digest": "none" });
+        fixture.set(keys::CONFIG_HEAD.to_owned(), &later).await;
         fixture.delete(key).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(stored().await.current(&target).is_none(), "another configuration may have other orders");
-        let head: serde_json::Value = serde_json::from_slice(&head).unwrap();
-        fixture.set(keys::CONFIG_HEAD.to_owned(), &head).await;
+        assert!(stored().await.current(&target).is_none(), "a later configuration may have other orders");
+        // As after a restart of the engine from an older copy of its data, whether or not another site can mend it.
+        fixture.set(keys::CONFIG_HEAD.to_owned(), &numbered(0)).await;
         while stored().await.current(&target).is_none() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -175,7 +175,9 @@ impl Checker {
             let truth = (0..world.sites).find(|n| World::address(*n) == target.address).map(World::site);
             let expected =
                 if truth.is_some_and(|it| dead.contains_key(&it)) { State::Down } else { State::Up };
-            if state != expected {
+            // What the guard has frozen stays until an operator has looked at it.
+            let frozen = world.has_guard() && (state, expected) == (State::Up, State::Down);
+            if state != expected && !frozen {
                 return Some(format!(
                     "{who} has {state} as the state of {key} at {}, and it is {expected}",
                     target.site
@@ -316,8 +318,10 @@ impl Look<'_> {
                 }
                 self.trace(&format!("answers {client} for {domain} with {given:?}"));
                 let before = memory.answers.insert(key, given);
+                // What the guard has frozen thaws by time.
                 if before.is_some()
                     && !self.news
+                    && !world.has_guard()
                     && !recovered_until_now(steered, region, board, at, self.gap)
                 {
                     self.breaks(

@@ -212,6 +212,7 @@ impl Simulation {
         let with_the_truth = |node: &Node| {
             let engine = self.world.engine_of.get(&node.id)?;
             let newest = match self.world.connected {
+                true if self.is_ahead(node.id) => return None,
                 true => self.newest(),
                 false => self.operated.get(engine)?.newest,
             };
@@ -219,7 +220,8 @@ impl Simulation {
         };
         let between = || self.world.connected.then(|| self.disagreement_between_sites()).flatten();
         let nodes = self.nodes.values().find_map(with_the_truth);
-        nodes.or_else(|| self.disagreement_among_readers()).or_else(between)
+        let among = || self.must_agree().then(|| self.disagreement_among_readers()).flatten();
+        nodes.or_else(among).or_else(between)
     }
 
     /// Nodes with the same verdicts give every client the same answer, with every policy.

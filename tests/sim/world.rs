@@ -117,6 +117,11 @@ impl World {
         }
     }
 
+    /// A cluster freezes verdicts when too many targets go down at once.
+    pub fn has_guard(&self) -> bool {
+        self.documents.contains("guard:")
+    }
+
     /// The controls of one of the connected sites.
     pub fn controls_of(&self, site: u16) -> Vec<Id> {
         (0..self.controls).map(Self::control).filter(|it| self.site_of(*it) == Some(site)).collect()

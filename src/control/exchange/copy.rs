@@ -29,8 +29,13 @@ use crate::{
 
 /// The path of the question for shards.
 const PATH: &str = "/v1/sites/shards";
-/// The longest that a site may take for one answer with shards.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The longest that a site may take to begin an answer with shards.
+const BEGINS_WITHIN: Duration = Duration::from_secs(3);
+/// The slowest link, in octets per second. A question that is lost in a cut holds up the copy until its deadline, so that of a
+/// few shards is short.
+const SLOWEST: usize = 1024 * 1024;
+/// The longest that an answer may take once it has begun.
+const LONGEST: Duration = Duration::from_secs(60);
 /// The most octets of an answer: text in JSON may be longer than its content, by escapes.
 const MAX_ANSWER: usize = 4 * MAX_SHARDS;
 /// How many differences are listed.
@@ -246,11 +251,18 @@ async fn fetch(peer: &Peer, wanted: Vec<ShardRef>) -> Result<Vec<ShardCopy>, Not
     }
     groups.extend(Some(group).filter(|group| !group.is_empty()));
     for wanted in groups {
+        let deadline = deadline(wanted.iter().map(ShardRef::max_size).fold(0, usize::saturating_add));
         let query = ShardsQuery { v: Version, wanted };
-        let answer: ShardsAnswer = peer.call(PATH, &query, DEADLINE, MAX_ANSWER).await.map_err(failed)?;
+        let answer: ShardsAnswer = peer.call(PATH, &query, deadline, MAX_ANSWER).await.map_err(failed)?;
         shards.extend(answer.shards);
     }
     Ok(shards)
+}
+
+/// How long an answer with at most so many octets may take.
+fn deadline(size: usize) -> Duration {
+    let seconds = u64::try_from(size.div_ceil(SLOWEST)).unwrap_or(u64::MAX);
+    BEGINS_WITHIN + Duration::from_secs(seconds).min(LONGEST)
 }
 
 /// Keeps the present configuration as a file if the next one does not contain it, as that of a home that was replaced while
@@ -270,6 +282,12 @@ async fn keep_what_is_lost(shared: &Shared, head: &HeadCopy, current: &Stored) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_shards_hold_up_a_copy_for_a_few_seconds_only() {
+        let seconds = |size| deadline(size).as_secs();
+        assert_eq!([seconds(256 * 1024), seconds(MAX_SHARDS), seconds(usize::MAX)], [4, 11, 63]);
+    }
 
     #[test]
     fn a_site_that_has_not_joined_takes_what_is_of_the_home_and_gives_nothing() {

@@ -20,6 +20,10 @@ const TAKEN_OVER_WITHIN: u64 = 25_000;
 /// documents, and then writes the orders that its nodes still obey; the other sites hear of them after that.
 const PUT_BACK_WITHIN: u64 = 10_000;
 
+/// Answers, after the last cut. While sites heard different vantages one may have seen a target down that another did not, and
+/// that one holds it down for up to 20 s and lets its clients back in up to 8 s.
+const HELD_DOWN_WITHIN: u64 = HEARD_WITHIN + 30_000;
+
 /// For this long answers may differ: a verdict reaches sites one after the other, and so does the end of a hold-down.
 const ONE_AFTER_THE_OTHER: u64 = 3_000;
 /// For this long shares of full sites may differ: a control decides every 2 s, and tells with its nodes' heartbeats.
@@ -96,9 +100,11 @@ impl Simulation {
         let instances = || taken_over.then(|| self.disagreement_about_instances()).flatten();
         let mut wrong: Vec<String> = soon.or_else(instances).into_iter().collect();
         let heard = taken_over && now >= since + HEARD_WITHIN;
-        let answers = || self.difference_of_verdicts().or_else(|| self.disagreement_among_readers());
+        let held_down = heard && now >= since + HELD_DOWN_WITHIN;
+        let answers = || held_down.then(|| self.disagreement_among_readers()).flatten();
+        let verdicts = || self.must_agree().then(|| self.difference_of_verdicts().or_else(answers));
         let (answers, shares) = match heard {
-            true => (answers(), self.difference_of_shares()),
+            true => (verdicts().flatten(), self.difference_of_shares()),
             false => (None, None),
         };
         let calm = &mut self.connected.calm;
@@ -126,6 +132,20 @@ impl Simulation {
         behind.or_else(|| self.connected.engines.orders.difference(&engines))
     }
 
+    /// True if a node runs a generation that only an engine had which was put back since. It keeps that, and says so, until an
+    /// operator restores a backup.
+    pub fn is_ahead(&self, id: crate::net::Id) -> bool {
+        let runs = self.handle_of(id).and_then(|it| it.snapshot()).map(|it| it.generation);
+        runs.is_some_and(|it| it > self.newest() && self.connected.engines.excused.contains(&it))
+    }
+
+    /// True if nodes have to give the same answers: none freezes verdicts by what it has seen itself, and none runs what the
+    /// others cannot get any more.
+    pub fn must_agree(&self) -> bool {
+        let mut readers = (0..self.world.readers).map(World::reader);
+        !self.world.has_guard() && !readers.any(|id| self.is_ahead(id))
+    }
+
     /// Every node runs what its engine holds.
     fn difference_of_nodes(&self) -> Option<String> {
         let newest = self.newest();
@@ -135,8 +155,7 @@ impl Simulation {
             let Some(snapshot) = self.handle_of(id).and_then(|it| it.snapshot()) else {
                 return Some(format!("{who} has no documents"));
             };
-            // Only an engine had it that was put back since: the node keeps it, and says so, until an operator restores.
-            if snapshot.generation > newest && self.connected.engines.excused.contains(&snapshot.generation) {
+            if self.is_ahead(id) {
                 return None;
             }
             if snapshot.generation != newest {
