@@ -159,6 +159,11 @@ async fn follow(engine: Arc<Embedded>, read: Arc<Read>) {
     }
 }
 
+/// The instances in the order of their names: they are told in another one.
+fn by_id(instances: &[Instance]) -> BTreeMap<&str, &Instance> {
+    instances.iter().map(|it| (it.id.as_str(), it)).collect()
+}
+
 /// Seconds of processor time of this process.
 fn processor() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -265,7 +270,10 @@ async fn main() {
         let behind = sites[site]
             .instances
             .iter()
-            .filter(|(name, all)| copy.state.get(name).is_none_or(|it| it.instances != **all))
+            .filter(|(name, all)| {
+                let has = |it: &Arc<Told>| by_id(&it.instances) == by_id(all);
+                !copy.state.get(*name).is_some_and(has)
+            })
             .count();
         println!("  services of site {site} that its neighbour has not read yet: {behind}");
     }
