@@ -94,6 +94,16 @@ impl Orders {
         }
     }
 
+    /// True if a node obeys an order that only an engine had which was put back since, and that no control knew: it keeps that.
+    pub fn are_ahead(&self, known: &store::orders::Orders) -> bool {
+        let orders = known.records().flat_map(|it| it.human.iter().chain(&it.tool));
+        let gone = |order: &&Order| {
+            let is_held = |held: &BTreeMap<Place, Order>| held.values().any(|it| it.stamp == order.stamp);
+            self.found.get(&order.by).is_some_and(|it| it.excused) && !self.held.values().any(is_held)
+        };
+        orders.into_iter().any(|order| gone(&order))
+    }
+
     /// Where two engines differ.
     pub fn difference(&self, engines: &[Id]) -> Option<String> {
         let of = |id: &Id| self.held.get(id).cloned().unwrap_or_default();

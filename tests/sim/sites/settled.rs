@@ -132,11 +132,13 @@ impl Simulation {
         behind.or_else(|| self.connected.engines.orders.difference(&engines))
     }
 
-    /// True if a node runs a generation that only an engine had which was put back since. It keeps that, and says so, until an
-    /// operator restores a backup.
+    /// True if a node runs a generation that only an engine had which was put back since, which it keeps, and says so, until an
+    /// operator restores a backup; or if it obeys such an order.
     pub fn is_ahead(&self, id: crate::net::Id) -> bool {
-        let runs = self.handle_of(id).and_then(|it| it.snapshot()).map(|it| it.generation);
-        runs.is_some_and(|it| it > self.newest() && self.connected.engines.excused.contains(&it))
+        let Some(snapshot) = self.handle_of(id).and_then(|it| it.snapshot()) else { return false };
+        let (engines, runs) = (&self.connected.engines, snapshot.generation);
+        (runs > self.newest() && engines.excused.contains(&runs))
+            || engines.orders.are_ahead(&snapshot.orders.all)
     }
 
     /// True if nodes have to give the same answers: none freezes verdicts by what it has seen itself, and none runs what the
