@@ -272,7 +272,7 @@ async fn main() {
             .iter()
             .filter(|(name, all)| {
                 let has = |it: &Arc<Told>| by_id(&it.instances) == by_id(all);
-                !copy.state.get(*name).is_some_and(has)
+                !copy.state.get(name).is_some_and(has)
             })
             .count();
         println!("  services of site {site} that its neighbour has not read yet: {behind}");
