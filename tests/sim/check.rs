@@ -271,7 +271,7 @@ impl Look<'_> {
                 self.trace(&format!("{} {before} -> {state}", target.site));
             }
             let needed = target.check.quorum.votes_needed(vantages.len());
-            let adopted = || inputs.adopts() && inputs.published(key, state);
+            let adopted = || inputs.adopts() && inputs.was_published(key, state);
             let held = if self.begins {
                 memory.may_begin_with(key, state, inputs)
             } else {

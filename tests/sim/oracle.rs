@@ -38,6 +38,8 @@ pub struct Inputs {
     /// The reports before each message since the last look.
     before: Vec<Votes>,
     published: BTreeMap<TargetKey, State>,
+    /// Every verdict that was read from the engine.
+    ever_published: BTreeSet<(TargetKey, State)>,
     /// The adoption that was read last, and when it was a new one.
     adoption: (Option<Option<Vec<u8>>>, Option<Instant>),
     /// Counts the messages.
@@ -81,9 +83,10 @@ impl Inputs {
             keys::VERDICTS => {
                 let shards =
                     entries.iter().filter_map(|it| serde_json::from_slice::<VerdictShard>(&it.value).ok());
-                self.published.extend(
-                    shards.flat_map(|it| it.verdicts).map(|(target, verdict)| (target, verdict.state)),
-                );
+                for (target, verdict) in shards.flat_map(|it| it.verdicts) {
+                    self.ever_published.insert((target.clone(), verdict.state));
+                    self.published.insert(target, verdict.state);
+                }
             }
             _ if prefix.starts_with(keys::CONFIG_SHARDS) || prefix == keys::ORDERS => {}
             _ => return,
@@ -156,6 +159,11 @@ impl Inputs {
     /// True if the verdict was read from the engine.
     pub fn published(&self, target: &TargetKey, state: State) -> bool {
         self.published.get(target) == Some(&state)
+    }
+
+    /// True if the verdict was ever read from the engine: an adoption takes the verdicts that were read with it.
+    pub fn was_published(&self, target: &TargetKey, state: State) -> bool {
+        self.ever_published.contains(&(target.clone(), state))
     }
 
     /// The messages so far were looked at.

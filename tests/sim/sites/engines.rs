@@ -38,7 +38,7 @@ pub struct Held {
 pub struct Engines {
     pub held: BTreeMap<Id, Held>,
     pub orders: Orders,
-    /// The content of each generation, and the engines that ever held it.
+    /// The content of each generation, and the engines that held it and were not put back since.
     contents: BTreeMap<Generation, (String, BTreeSet<Id>)>,
     /// The generations that were acknowledged for applies, with their marks, or for promotions.
     pub applied: BTreeMap<Generation, Option<u16>>,
@@ -116,6 +116,7 @@ impl Engines {
         self.news |= !self.contents.contains_key(&generation);
         let (known, at) = self.contents.entry(generation).or_insert_with(|| (found.clone(), BTreeSet::new()));
         at.insert(id);
+        self.excused.remove(&generation);
         if *known != found {
             report.violations.push(format!("whole: {who} has another content for generation {generation}"));
         }
@@ -124,8 +125,8 @@ impl Engines {
     /// The engine was rolled back: what only it had may be gone.
     pub fn rolled_back(&mut self, id: Id) {
         self.rolled_back.insert(id);
-        for (generation, (_, at)) in &self.contents {
-            if at.len() == 1 && at.contains(&id) {
+        for (generation, (_, at)) in &mut self.contents {
+            if at.remove(&id) && at.is_empty() {
                 self.excused.insert(*generation);
             }
         }

@@ -69,7 +69,7 @@ impl Orders {
                 excused: false,
             });
             found.at.insert(id);
-            found.excused &= found.at.len() < 2;
+            found.excused = false;
         }
         self.found.len() > known
     }
@@ -90,7 +90,7 @@ impl Orders {
     pub fn rolled_back(&mut self, id: Id) {
         self.held.remove(&id);
         for found in self.found.values_mut() {
-            found.excused |= found.at.len() == 1 && found.at.contains(&id);
+            found.excused |= found.at.remove(&id) && found.at.is_empty();
         }
     }
 

@@ -10,8 +10,8 @@ use crate::{net::lock, run::Simulation, world::World};
 /// answer was lost in a silent link is given up after 3 s, which TCP would repeat; that is why this is more than the 5 s of the
 /// end-to-end tests.
 const EQUAL_WITHIN: u64 = 6_500;
-/// Verdicts are equal this soon after the last cut: a whole report that a silent link swallowed is sent again after 10 s. Here
-/// nothing that was lost is repeated below the requests, as TCP would do.
+/// Sites have heard the same this soon after the last cut: a whole report that a silent link swallowed is sent again after 10 s.
+/// Here nothing that was lost is repeated below the requests, as TCP would do.
 const HEARD_WITHIN: u64 = 17_000;
 /// Verdicts and instances, after nodes died: locks have to be taken over, and vantages have to be heard.
 const TAKEN_OVER_WITHIN: u64 = 25_000;
@@ -20,8 +20,8 @@ const TAKEN_OVER_WITHIN: u64 = 25_000;
 /// documents, and then writes the orders that its nodes still obey; the other sites hear of them after that.
 const PUT_BACK_WITHIN: u64 = 10_000;
 
-/// Answers, after the last cut. While sites heard different vantages one may have seen a target down that another did not, and
-/// that one holds it down for up to 20 s and lets its clients back in up to 8 s.
+/// Verdicts and answers, after the last cut. While sites heard different vantages one may have seen a target down that another
+/// did not: it holds it down for up to 20 s and lets its clients back in up to 8 s, and one that flapped more often is damped.
 const HELD_DOWN_WITHIN: u64 = HEARD_WITHIN + 30_000;
 
 /// For this long answers may differ: a verdict reaches sites one after the other, and so does the end of a hold-down.
@@ -101,12 +101,9 @@ impl Simulation {
         let mut wrong: Vec<String> = soon.or_else(instances).into_iter().collect();
         let heard = taken_over && now >= since + HEARD_WITHIN;
         let held_down = heard && now >= since + HELD_DOWN_WITHIN;
-        let answers = || held_down.then(|| self.disagreement_among_readers()).flatten();
-        let verdicts = || self.must_agree().then(|| self.difference_of_verdicts().or_else(answers));
-        let (answers, shares) = match heard {
-            true => (verdicts().flatten(), self.difference_of_shares()),
-            false => (None, None),
-        };
+        let answers = || self.difference_of_verdicts().or_else(|| self.disagreement_among_readers());
+        let answers = (held_down && self.must_agree()).then(answers).flatten();
+        let shares = heard.then(|| self.difference_of_shares()).flatten();
         let calm = &mut self.connected.calm;
         wrong.extend(calm.answers_differ.look(answers, now, ONE_AFTER_THE_OTHER));
         wrong.extend(calm.shares_differ.look(shares, now, SHARE_AFTER_SHARE));
