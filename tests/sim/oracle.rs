@@ -46,6 +46,8 @@ pub struct Inputs {
     pub count: u64,
     /// The engine could not be read.
     pub away: bool,
+    /// Since when.
+    cut: Option<Instant>,
     forged: u64,
     /// When a message last came, by true time.
     pub last: u64,
@@ -55,6 +57,7 @@ impl Inputs {
     /// A call had no answer.
     pub fn cut_off(&mut self) {
         self.away = true;
+        self.cut.get_or_insert_with(Instant::now);
     }
 
     /// The configuration was read.
@@ -64,6 +67,11 @@ impl Inputs {
 
     fn arrived(&mut self, now: u64) {
         self.count += 1;
+        // An adoption that was read right before the engine was lost takes effect once it is back.
+        let began = self.cut.take().zip(self.adoption.1);
+        if began.is_some_and(|(cut, read)| cut.duration_since(read) < ADOPTED) {
+            self.adoption.1 = Some(Instant::now());
+        }
         self.away = false;
         self.last = now;
     }

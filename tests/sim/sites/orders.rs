@@ -18,7 +18,10 @@ type Place = (String, bool);
 struct Found {
     place: Place,
     stamp: Stamp,
+    /// The engines that have it.
     at: BTreeSet<Id>,
+    /// The engines that ever had it.
+    ever: BTreeSet<Id>,
     /// Only an engine had it that was rolled back.
     excused: bool,
 }
@@ -66,9 +69,11 @@ impl Orders {
                 place: place(record, order),
                 stamp: order.stamp.clone(),
                 at: BTreeSet::new(),
+                ever: BTreeSet::new(),
                 excused: false,
             });
             found.at.insert(id);
+            found.ever.insert(id);
             found.excused = false;
         }
         self.found.len() > known
@@ -76,7 +81,7 @@ impl Orders {
 
     pub fn acknowledged(&self, done: &Done, engine: Id, report: &mut Report) {
         let by = giver(done.number);
-        if self.found.get(&by).is_none_or(|it| !it.at.contains(&engine)) {
+        if self.found.get(&by).is_none_or(|it| !it.ever.contains(&engine)) {
             report.violations.push(format!(
                 "orders: {} acknowledged {:?}, and {} does not have it",
                 World::name(done.control),
