@@ -118,11 +118,10 @@ impl Follow {
         }
     }
 
-    /// Frees what is no longer served, once no worker holds it: to free a hundred thousand names takes a tenth of a second, and
-    /// the last holder would do it between two queries.
+    /// Frees what is no longer served, once no worker holds it: to free all names takes long, and the last holder would do it
+    /// between two queries.
     fn free_retired(&self) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = retired.extract_if(.., |it| Arc::strong_count(it) == 1).collect::<Vec<_>>();
+        let unused = take_unused(&mut self.retired.lock().unwrap_or_else(PoisonError::into_inner));
         if !unused.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(unused)));
         }
@@ -153,5 +152,24 @@ impl Follow {
                 () = tokio::time::sleep(FREE_AFTER), if self.has_retired() => self.free_retired(),
             }
         }
+    }
+}
+
+/// Takes out what nothing else holds.
+fn take_unused(retired: &mut Vec<Arc<Served>>) -> Vec<Arc<Served>> {
+    retired.extract_if(.., |it| Arc::strong_count(it) == 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_holds_is_kept_until_the_worker_has_let_it_go() {
+        let of_a_worker = Arc::new(Served::default());
+        let mut retired = vec![Arc::clone(&of_a_worker), Arc::default()];
+        assert_eq!((take_unused(&mut retired).len(), retired.len()), (1, 1));
+        drop(of_a_worker);
+        assert_eq!((take_unused(&mut retired).len(), retired.len()), (1, 0));
     }
 }
