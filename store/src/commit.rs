@@ -34,7 +34,7 @@ use sha2::{Digest as _, Sha256};
 pub use audit::{AuditEntry, MAX_AUDITED, audit, record, write as audit_write};
 pub use basis::Basis;
 pub use difference::{Difference, DifferenceKind};
-pub use effect::{InEffect, Laid, in_effect};
+pub use effect::{Configuration, InEffect, in_effect};
 pub use plan::{Author, Change, Plan, Planned, diff, plan, plan_promotion, plan_restore, plan_switch};
 pub use values::{FieldChange, MAX_CHANGES, changes_of};
 pub use write::{CommitError, commit};

@@ -28,13 +28,13 @@ pub struct InEffect {
 /// A configuration with its documents as a world, so that what is in effect of the next one costs in proportion to what has
 /// changed.
 #[derive(Clone, Debug, Default)]
-pub struct Laid {
+pub struct Configuration {
     stored: Stored,
     /// The documents without overrides and without what orders lay over them.
     documents: World,
 }
 
-impl Laid {
+impl Configuration {
     /// Of a configuration.
     #[must_use]
     pub fn of(stored: Stored) -> Self {
@@ -77,7 +77,7 @@ impl Stored {
     /// What is in effect at a moment.
     #[must_use]
     pub fn in_effect(&self, now: Moment) -> InEffect {
-        Laid::of(self.clone()).in_effect(now)
+        Configuration::of(self.clone()).in_effect(now)
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::Shared;
 use crate::{
-    commit::{self, InEffect, Laid, ReadError, Stored},
+    commit::{self, Configuration, InEffect, ReadError, Stored},
     engine::{
         EngineError,
         follower::{Follower, News, Watched},
@@ -32,7 +32,7 @@ pub(super) fn publish_last_good(shared: &Shared) -> Published {
 /// What is published.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    laid: Option<Laid>,
+    configuration: Option<Configuration>,
     /// The snapshot, and the documents in effect that it was compiled from.
     compiled: Option<(Arc<Snapshot>, World)>,
     /// When what is in effect changes by time alone.
@@ -43,24 +43,24 @@ pub(super) struct Published {
 
 impl Published {
     fn stored(&self) -> Option<&Stored> {
-        self.laid.as_ref().map(Laid::stored)
+        self.configuration.as_ref().map(Configuration::stored)
     }
 
     /// Publishes what is in effect now of a configuration.
     fn publish(&mut self, shared: &Shared, stored: Stored) {
-        self.laid = Some(match self.laid.take() {
-            Some(laid) => laid.next(stored),
-            None => Laid::of(stored),
+        self.configuration = Some(match self.configuration.take() {
+            Some(configuration) => configuration.next(stored),
+            None => Configuration::of(stored),
         });
         self.again(shared);
     }
 
     /// Publishes the present configuration again, with the newest database of places and by the present time.
     fn again(&mut self, shared: &Shared) {
-        let Some(laid) = &self.laid else { return };
+        let Some(configuration) = &self.configuration else { return };
         let handle = shared.publisher.handle();
-        let (generation, orders) = (laid.stored().generation(), laid.stored().orders());
-        let InEffect { world, switches, without, until } = laid.in_effect(handle.now());
+        let (generation, orders) = (configuration.stored().generation(), configuration.stored().orders());
+        let InEffect { world, switches, without, until } = configuration.in_effect(handle.now());
         let next = self
             .compiled
             .as_ref()
