@@ -11,7 +11,6 @@ use store::{
 use crate::{
     net::{Seat, draw},
     run::Simulation,
-    world::World,
 };
 
 /// What a site can serve, in requests per second.
@@ -54,13 +53,6 @@ impl Simulation {
             };
             Some(sites.map(share).collect())
         };
-        let mut readers = (0..self.world.readers).map(World::reader);
-        let first = readers.next()?;
-        let expected = shares(first)?;
-        readers.find_map(|id| {
-            let found = shares(id)?;
-            let (one, two) = expected.iter().zip(&found).find(|(one, two)| one != two)?;
-            Some(format!("shares: {} has {one:?}, and {} {two:?}", World::name(first), World::name(id)))
-        })
+        self.difference_among_readers(shares).map(|what| format!("shares: {what}"))
     }
 }

@@ -1,10 +1,14 @@
 //! What has to be equal at all sites once nothing is cut, and how soon.
 
-use std::path::Path;
+use std::{fmt::Debug, path::Path};
 
 use store::{health::State, model::Generation};
 
-use crate::{net::lock, run::Simulation, world::World};
+use crate::{
+    net::{Id, lock},
+    run::Simulation,
+    world::World,
+};
 
 /// Documents and orders are equal this soon after the last cut, death, order and change, in milliseconds. A question whose
 /// answer was lost in a silent link is given up after 3 s, which TCP would repeat; that is why this is more than the 5 s of the
@@ -131,7 +135,7 @@ impl Simulation {
 
     /// True if a node runs a generation that only an engine had which was put back since, which it keeps, and says so, until an
     /// operator restores a backup; or if it obeys such an order.
-    pub fn is_ahead(&self, id: crate::net::Id) -> bool {
+    pub fn is_ahead(&self, id: Id) -> bool {
         let Some(snapshot) = self.handle_of(id).and_then(|it| it.snapshot()) else { return false };
         let (engines, runs) = (&self.connected.engines, snapshot.generation);
         (runs > self.newest() && engines.excused.contains(&runs))
@@ -169,7 +173,7 @@ impl Simulation {
     }
 
     /// A node obeys the overrides that hold by the records in its engine; with `keep`, some may have no effect.
-    fn difference_of_overrides(&self, id: crate::net::Id) -> Option<String> {
+    fn difference_of_overrides(&self, id: Id) -> Option<String> {
         let handle = self.handle_of(id)?;
         let snapshot = handle.snapshot()?;
         let expected = self.connected.engines.orders.overrides_in_force(self.world.engine_of[&id]);
@@ -194,11 +198,19 @@ impl Simulation {
                 snapshot.targets.iter().map(|(key, it)| (key.to_string(), state(it.slot))).collect();
             Some(all)
         };
+        self.difference_among_readers(states)
+    }
+
+    /// Where a node has something else than the first one.
+    pub fn difference_among_readers<T: PartialEq + Debug>(
+        &self,
+        of: impl Fn(Id) -> Option<Vec<T>>,
+    ) -> Option<String> {
         let mut readers = (0..self.world.readers).map(World::reader);
         let first = readers.next()?;
-        let expected = states(first)?;
+        let expected = of(first)?;
         readers.find_map(|id| {
-            let found = states(id)?;
+            let found = of(id)?;
             let (one, two) = expected.iter().zip(&found).find(|(one, two)| one != two)?;
             Some(format!("{} has {one:?}, and {} {two:?}", World::name(first), World::name(id)))
         })
