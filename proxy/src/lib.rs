@@ -16,6 +16,8 @@ mod balance;
 mod breaker;
 mod config;
 mod connection;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod cookies;
 mod exchange;
 mod excluded;
 mod forward;
