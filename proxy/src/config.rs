@@ -1,7 +1,14 @@
 //! A gateway's settings: its name and site, where it listens, how it shuts down, and every limit.
+//!
+//! The defaults of the limits are stated once, in [`Limits::default`]; the reader of the configuration takes them from
+//! there, and `docs/configuration.md` is compared with it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
+use ipnet::IpNet;
 use store::model::Name;
 
 /// A gateway's settings.
@@ -15,8 +22,8 @@ pub struct Config {
     pub node: String,
     /// Identifies this process, drawn at its start: a restarted gateway has to prove drains again.
     pub boot: String,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen and how, at least one.
+    pub listeners: Vec<Listener>,
     /// Worker threads, each with its own listeners, connection pool and balancer state; 0 is taken as 1.
     pub workers: usize,
     /// How long it goes on serving after `/readyz` begins to fail, so that the load balancer in front can remove it.
@@ -27,19 +34,129 @@ pub struct Config {
     pub limits: Limits,
 }
 
+/// A place where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The address; port 0 takes a free port.
+    pub address: SocketAddr,
+    /// Clients speak TLS.
+    pub tls: bool,
+    /// A connection begins with a PROXY header (version 1 or 2). It is taken from `trusted_networks` only: anybody else could
+    /// claim to be any client, and is refused.
+    pub proxy_protocol: bool,
+    /// Every request is answered with a redirect to the same URL by https at this port; 443 is not written into the URL.
+    pub redirect_to_https: Option<u16>,
+    /// Whose PROXY headers, `Forwarded`, `X-Forwarded-*` and `X-Real-IP` are believed. Their connections are not counted
+    /// against `max_connections_per_client`, because they are those of many clients.
+    pub trusted_networks: Networks,
+}
+
+impl Listener {
+    /// Plain HTTP at an address; nobody is trusted.
+    #[must_use]
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            tls: false,
+            proxy_protocol: false,
+            redirect_to_https: None,
+            trusted_networks: Networks::default(),
+        }
+    }
+
+    /// TLS at an address; nobody is trusted.
+    #[must_use]
+    pub fn tls(address: SocketAddr) -> Self {
+        Self { tls: true, ..Self::plain(address) }
+    }
+}
+
+/// A few networks of addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(Box<[IpNet]>);
+
+impl Networks {
+    /// The most networks of one list; they are searched one after the other.
+    pub const MAX: usize = 256;
+
+    /// True if an address is in one of them. IPv4 addresses in IPv6 form (`::ffff:192.0.2.1`) count as IPv4.
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<IpNet> for Networks {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
+        Self(networks.into_iter().collect())
+    }
+}
+
 /// The limits of a gateway. The defaults suit most.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Client connections at once, over all workers. Beyond it a connection gets a 503 and is closed.
+    /// Client connections at once, over all workers. Beyond it a connection gets a 503 (one that speaks TLS: nothing) and is
+    /// closed. More costs memory and file descriptors, two for each connection with a request in flight.
     pub max_connections: usize,
+    /// Client connections at once of one IPv4 address or IPv6 /64, over all workers, as [`Self::max_connections`]. Less
+    /// keeps one client from taking the places of all others; clients behind one NAT share an address.
+    pub max_connections_per_client: usize,
+    /// Requests on one client connection; the answer to the last has `Connection: close`. Fewer spread clients over the
+    /// workers and gateways sooner after a change, at the cost of more handshakes.
+    pub max_requests_per_connection: u64,
     /// Bytes of a request or response head; more is refused with 431 (of a response: 502). At least 8 KiB.
     pub max_header_bytes: usize,
-    /// How long a client connection may take to send a head, and how long it may stay idle between requests.
+    /// Fields in a request or response head or in trailers; more is refused with 431 (of a response: 502).
+    pub max_headers: usize,
+    /// Bytes of a request target; a longer one is refused with 414. RFC 9110 §4.1 recommends at least 8000.
+    pub max_target_bytes: usize,
+    /// Bytes of a request body; more is refused with 413. `None`: any size, since bodies pass through in flat memory.
+    pub max_body_bytes: Option<u64>,
+    /// How long a client connection may take to send a head, counted from its first byte: 408. Less frees places sooner
+    /// from clients that send slowly on purpose; more suits slow networks.
     pub header_timeout: Duration,
+    /// How long a client connection may stay idle before its first request and between requests. Less costs clients new
+    /// connections, more costs memory.
+    pub client_idle: Duration,
+    /// How long a client may send nothing in the middle of a request body: 408, and no instance is blamed.
+    pub body_timeout: Duration,
+    /// Bytes per second that a client must send of a request body, on average from the end of [`Self::rate_grace`]; fewer is
+    /// 408. 0: any rate.
+    pub min_request_rate: u64,
+    /// How long a client may take none of a response that waits for it; then the connection is cut.
+    pub send_timeout: Duration,
+    /// Bytes per second that a client must take of a response that waits for it, on average from the end of
+    /// [`Self::rate_grace`]; a slower one is cut. 0: any rate.
+    pub min_response_rate: u64,
+    /// How long both rates are not looked at after a body began.
+    pub rate_grace: Duration,
+    /// How long a TLS handshake with a client may take, with the PROXY header before it. Less frees places sooner, more
+    /// suits slow networks.
+    pub tls_handshake_timeout: Duration,
+    /// After how long without any packet the system asks whether the other side of a connection is still there (TCP
+    /// keep-alive), with clients and instances; it is given up after four questions in a row, 15 s apart. Zero: never asked.
+    pub tcp_keepalive: Duration,
     /// How long a connection to an instance may take to be made.
     pub connect_timeout: Duration,
     /// How long an instance may take to begin its response, counted from the last byte of the request sent to it.
     pub response_timeout: Duration,
+    /// How long an instance may send nothing in the middle of a response body; then it is cut. More suits streams of rare
+    /// events.
+    pub response_idle: Duration,
+    /// How long an upgraded connection (such as a WebSocket) may stay without a byte in either direction.
+    pub upgrade_idle: Duration,
+    /// How long a request body waits for `100 Continue` of an instance before it is sent anyway (RFC 9110 §10.1.1).
+    pub continue_timeout: Duration,
+    /// Bytes of a request body that are kept so that the request can be sent again to another instance. Longer ones are
+    /// repeated only if nothing of the body was sent. More costs memory per upload in flight.
+    pub request_buffer: usize,
     /// Attempts on other instances after the first, for one request.
     pub retries: u8,
     /// Retries allowed per hundred requests, so that an outage is not amplified.
@@ -72,10 +189,27 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 20_000,
+            max_connections_per_client: 16_000,
+            max_requests_per_connection: 100_000,
             max_header_bytes: 64 * 1024,
-            header_timeout: Duration::from_secs(60),
+            max_headers: 128,
+            max_target_bytes: 16 * 1024,
+            max_body_bytes: None,
+            header_timeout: Duration::from_secs(10),
+            client_idle: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(30),
+            min_request_rate: 240,
+            send_timeout: Duration::from_secs(30),
+            min_response_rate: 240,
+            rate_grace: Duration::from_secs(10),
+            tls_handshake_timeout: Duration::from_secs(10),
+            tcp_keepalive: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(30),
+            response_idle: Duration::from_secs(60),
+            upgrade_idle: Duration::from_secs(3600),
+            continue_timeout: Duration::from_secs(1),
+            request_buffer: 64 * 1024,
             retries: 2,
             retry_percent: 20,
             retry_floor: 10,
@@ -117,4 +251,25 @@ pub enum Error {
     /// A worker thread ended early; the reason is in the log.
     #[error("proxy: worker {0} died")]
     Died(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_contain_addresses_in_either_form() {
+        let networks: Networks =
+            ["192.0.2.0/24", "2001:db8::/32"].map(|it| it.parse::<IpNet>().unwrap()).into_iter().collect();
+        for (address, inside) in [
+            ("192.0.2.9", true),
+            ("::ffff:192.0.2.9", true),
+            ("192.0.3.1", false),
+            ("2001:db8:1::1", true),
+            ("2001:db9::1", false),
+        ] {
+            assert_eq!(networks.contain(address.parse().unwrap()), inside, "{address}");
+        }
+        assert!(!Networks::default().contain("127.0.0.1".parse().unwrap()));
+    }
 }

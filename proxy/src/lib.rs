@@ -61,7 +61,7 @@ use store::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-pub use config::{Config, Error, Limits};
+pub use config::{Config, Error, Limits, Listener, Networks};
 pub use metrics::Metrics;
 pub use shared::Phase;
 
@@ -127,7 +127,8 @@ pub struct InstanceStatus {
 /// When there is no address, or one cannot be listened on; the message names it.
 pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
     let workers = config.workers.max(1);
-    let (addresses, listeners) = listen::bind(&config.listen, workers)?;
+    let wanted: Vec<_> = config.listeners.iter().map(|it| it.address).collect();
+    let (addresses, listeners) = listen::bind(&wanted, workers)?;
     let shared = Shared::new(config, handle, addresses, workers);
     Ok(Proxy { shared, listeners })
 }

@@ -109,7 +109,7 @@ async fn serve_connection(worker: &Rc<Worker>, stream: TcpStream) {
     let service = service_fn(|request| forward::answer(Rc::clone(worker), Rc::clone(&client), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        .header_read_timeout(limits.client_idle)
         .max_header_size(limits.max_header_bytes)
         .serve_connection(TokioIo::new(checked), service);
     let mut connection = std::pin::pin!(connection);

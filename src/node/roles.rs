@@ -155,7 +155,7 @@ impl Node {
             site: config.site.clone(),
             node: config.node.to_string(),
             boot: self.boot.clone(),
-            listen: proxy.listen.clone(),
+            listeners: proxy.listen.iter().copied().map(proxy::Listener::plain).collect(),
             workers: proxy.workers,
             lameduck: proxy.lameduck,
             shutdown_deadline: proxy.shutdown_deadline,

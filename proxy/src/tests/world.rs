@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{client::Client, instances::Instance};
 use crate::{
-    Config, Error, Limits, Metrics, ProxyHandle, bind,
+    Config, Error, Limits, Listener, Metrics, ProxyHandle, bind,
     testing::{eventually, name, snapshot, sources},
 };
 
@@ -31,7 +31,7 @@ pub(super) fn config() -> Config {
         site: name("s1"),
         node: "gw-1".into(),
         boot: "boot-1".into(),
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listeners: vec![Listener::plain("127.0.0.1:0".parse().unwrap())],
         workers: 2,
         lameduck: Duration::ZERO,
         shutdown_deadline: Duration::from_secs(5),
