@@ -150,6 +150,9 @@ pub struct Limits {
     /// How long an instance may send nothing in the middle of a response body; then it is cut. More suits streams of rare
     /// events.
     pub response_idle: Duration,
+    /// How long a client that has ended its side of the connection waits for a response; then it is taken for gone, and the
+    /// request is cancelled at the instance. More suits scripts that close their half and wait, less frees instances sooner.
+    pub client_fin_timeout: Duration,
     /// How long an upgraded connection (such as a WebSocket) may stay without a byte in either direction.
     pub upgrade_idle: Duration,
     /// How long a request body waits for `100 Continue` of an instance before it is sent anyway (RFC 9110 §10.1.1).
@@ -207,6 +210,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(30),
             response_idle: Duration::from_secs(60),
+            client_fin_timeout: Duration::from_secs(2),
             upgrade_idle: Duration::from_secs(3600),
             continue_timeout: Duration::from_secs(1),
             request_buffer: 64 * 1024,

@@ -38,6 +38,11 @@ impl Excluded {
         excluded
     }
 
+    /// True when no drain is in force.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_service.is_empty()
+    }
+
     /// True when a drain excludes this instance from new requests.
     pub(crate) fn contains(&self, endpoint: &Endpoint, now: Moment) -> bool {
         !self.by_service.is_empty()

@@ -12,36 +12,31 @@
 //!                                               ^________ retry on another _____|
 //! ```
 
+mod answers;
 mod balance;
 mod breaker;
 mod config;
-mod connection;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod cookies;
-mod exchange;
+mod engine;
 mod excluded;
-mod forward;
-mod framing;
 mod happy_eyeballs;
+mod http1;
 mod instance;
 mod listen;
-mod message;
 mod metrics;
-mod pool;
 mod receipts;
-mod request_body;
 mod resolve;
-mod response_body;
 mod retry_budget;
 mod route;
 mod serve;
 mod shared;
+mod target;
 mod termination;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod upstream;
 mod worker;
 
 use std::{

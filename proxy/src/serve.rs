@@ -3,43 +3,39 @@
 use std::{rc::Rc, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures_util::FutureExt;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use store::vital;
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::LocalSet,
+    runtime::{Builder, LocalOptions},
 };
 
 use crate::{
-    connection::{CheckedStream, ConnectionState, refuse},
-    forward,
+    engine::{connection, stream::Stream},
     listen::Listeners,
     shared::{Phase, Shared},
     worker::Worker,
 };
 
+/// How long connections without a request stay open after the last moment for new ones: requests that are on their way
+/// when the gateway stops are served.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Runs a worker on this thread until the gateway closes and its requests are done or the deadline passed.
 pub(crate) fn run(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
-    let served = local.block_on(&runtime, serve(shared, number, listeners));
-    runtime.block_on(async { drop(local) });
-    served
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(serve(shared, number, listeners))
 }
 
 async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std::io::Result<()> {
-    let (worker, to_close) = Worker::new(Arc::clone(&shared), number);
+    let worker = Worker::new(Arc::clone(&shared), number);
     let own = |worker: &Rc<Worker>| Rc::clone(worker);
     tokio::task::spawn_local({
         let worker = own(&worker);
-        vital::task("the gateway's closing of connections", async move {
-            worker.upstream.close_in_order(to_close).await
-        })
+        vital::task("the gateway's follower of drains", async move { worker.upstream.follow_drains().await })
     });
     tokio::task::spawn_local({
-        let worker = own(&worker);
-        vital::task("the gateway's follower of drains", async move { worker.upstream.follow_drains().await })
+        let wheel = Rc::clone(&worker.wheel);
+        vital::task("the gateway's time limits", async move { wheel.drive().await })
     });
     tokio::task::spawn_local({
         let worker = own(&worker);
@@ -52,6 +48,7 @@ async fn serve(shared: Arc<Shared>, number: usize, listeners: Listeners) -> std:
         accepting.spawn_local(vital::task("a listener of the gateway", accepting_here));
     }
     while accepting.join_next().await.is_some() {}
+    worker.close_idle(GRACE);
     if tokio::time::timeout(shared.config.shutdown_deadline, worker.all_closed()).await.is_err() {
         tracing::warn!(worker = number, "requests still in flight at the deadline are cut off");
     }
@@ -93,38 +90,19 @@ fn spawn_connection(worker: &Rc<Worker>, stream: TcpStream) {
     let open = worker.count_connection();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        serve_connection(&worker, stream).await;
+        if let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
+            // Without it a small response waits for the client's acknowledgement of the one before.
+            let _ = stream.set_nodelay(true);
+            connection::serve(Rc::clone(&worker), Stream::Plain(stream), peer, local).await;
+        }
         worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
         drop(open);
     });
 }
 
-async fn serve_connection(worker: &Rc<Worker>, stream: TcpStream) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    // Without it a small response waits for the client's acknowledgement of the one before.
-    let _ = stream.set_nodelay(true);
-    let limits = worker.limits();
-    let client = ConnectionState::new(peer);
-    let checked = CheckedStream::new(stream, Rc::clone(&client), limits.max_header_bytes);
-    let service = service_fn(|request| forward::answer(Rc::clone(worker), Rc::clone(&client), request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.client_idle)
-        .max_header_size(limits.max_header_bytes)
-        .serve_connection(TokioIo::new(checked), service);
-    let mut connection = std::pin::pin!(connection);
-    let mut phase = worker.shared.phase.subscribe();
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = phase.wait_for(|phase| *phase == Phase::Closing) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        if error.is_parse() {
-            worker.metrics().refused_requests.increment();
-        }
-        tracing::debug!(%peer, %error, "client connection ended");
-    }
+/// Answers a connection over the limit with 503, as far as that is possible without waiting.
+fn refuse(stream: &TcpStream) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+    let _ = stream.try_write(ANSWER);
 }

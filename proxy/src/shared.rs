@@ -17,7 +17,7 @@ use store::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    config::Config, instance::Instances, message::ForwardedHeaders, metrics::Metrics, resolve::Names,
+    config::Config, instance::Instances, metrics::Metrics, resolve::Names,
     route::Table,
 };
 
@@ -41,7 +41,6 @@ pub(crate) struct Shared {
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) forwarded_headers: ForwardedHeaders,
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
     pub(crate) names: Names,
@@ -63,7 +62,6 @@ impl Shared {
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         Arc::new(Self {
-            forwarded_headers: ForwardedHeaders::new(&config.node),
             config,
             following: handle.follow_services(),
             handle,

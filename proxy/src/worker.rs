@@ -10,19 +10,20 @@ use std::{
 };
 
 use store::{discovery::Entry, model::Moment};
-use tokio::sync::{Notify, mpsc};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     balance::{Candidate, Candidates, Eligibility, failover_order},
     breaker::{Breaker, Ejection},
     config::Limits,
+    engine::{buffer::Buffers, client::Client, timer::Wheel, upstream::Upstream},
     happy_eyeballs::DialAddresses,
+    http1::{DateCache, Fields},
     instance::{InFlight, Instance},
     metrics::Metrics,
     retry_budget::RetryBudget,
     route::Table,
-    shared::Shared,
-    upstream::{ToClose, Upstream},
+    shared::{Phase, Shared},
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -33,6 +34,12 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     number: usize,
     pub(crate) upstream: Rc<Upstream>,
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) wheel: Rc<Wheel>,
+    pub(crate) fields: FreeFields,
+    date: RefCell<DateCache>,
+    /// Connections without a request are closed from then on.
+    closes: Cell<Option<Instant>>,
     views: RefCell<Views>,
     breakers: RefCell<HashMap<u64, (Breaker, Arc<Instance>)>>,
     pub(crate) budget: RefCell<RetryBudget>,
@@ -63,13 +70,17 @@ pub(crate) struct Picked {
 }
 
 impl Worker {
-    /// The second value is the queue for [`Upstream::close_in_order`].
-    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> (Rc<Self>, mpsc::UnboundedReceiver<ToClose>) {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
         let limits = &shared.config.limits;
-        let (upstream, queue) = Upstream::new(Arc::clone(&shared), number);
-        let worker = Rc::new(Self {
+        let buffers = Buffers::new();
+        Rc::new(Self {
             number,
-            upstream,
+            upstream: Upstream::new(Arc::clone(&shared), number, Rc::clone(&buffers)),
+            buffers,
+            wheel: Wheel::new(),
+            fields: FreeFields::default(),
+            date: RefCell::default(),
+            closes: Cell::new(None),
             views: RefCell::default(),
             breakers: RefCell::default(),
             budget: RefCell::new(RetryBudget::new(
@@ -81,8 +92,30 @@ impl Worker {
             open_connections: Cell::new(0),
             ended: Notify::new(),
             shared,
-        });
-        (worker, queue)
+        })
+    }
+
+    /// The present date for a field `Date`.
+    pub(crate) fn with_date<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
+        then(self.date.borrow_mut().at(self.shared.handle.now()))
+    }
+
+    /// True if a client's connection may serve another request after this one.
+    pub(crate) fn keeps_alive(&self, client: &Client) -> bool {
+        self.shared.phase() == Phase::Serving
+            && !client.ended
+            && u64::from(client.requests) < self.limits().max_requests_per_connection
+    }
+
+    /// Until when a connection may be without a request, if it may be `until` then while the gateway serves.
+    pub(crate) fn idle_until(&self, until: Instant) -> Instant {
+        self.closes.get().map_or(until, |closes| closes.min(until))
+    }
+
+    /// Closes connections without a request after the grace of requests that are on their way.
+    pub(crate) fn close_idle(&self, grace: Duration) {
+        self.closes.set(Some(Instant::now() + grace));
+        self.wheel.fire_all();
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -235,5 +268,22 @@ impl Drop for OpenConnection {
         self.0.open_connections.set(self.0.open_connections.get() - 1);
         self.0.metrics().connections_open.decrement();
         self.0.ended.notify_one();
+    }
+}
+
+/// The memory of fields that no connection uses now.
+#[derive(Debug, Default)]
+pub(crate) struct FreeFields(RefCell<Vec<Fields>>);
+
+impl FreeFields {
+    pub(crate) fn take(&self) -> Fields {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_back(&self, fields: Fields) {
+        let mut free = self.0.borrow_mut();
+        if free.len() < 64 {
+            free.push(fields);
+        }
     }
 }

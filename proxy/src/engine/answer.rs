@@ -1,0 +1,126 @@
+//! An instance's response, as it is forwarded: its head rewritten, its body's framing decided.
+
+use std::time::Duration;
+
+use super::{
+    passed::{number, pass},
+    pump::{Sink, Source},
+    request::Plan,
+};
+use crate::http1::{
+    BodyLength, ChunkedDecoder, FieldId, Fields, HeadError, Method, StatusLine, TrailerLimits, Version,
+    announces_forbidden_body, connection_options, end_of_head, field, response_body, status_line,
+};
+
+/// How large trailers may be.
+pub(crate) const TRAILERS: TrailerLimits = TrailerLimits { bytes: 8 * 1024, fields: 64 };
+
+/// A response that is forwarded.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) source: Source,
+    pub(crate) sink: Sink,
+    /// The body's length, if it is known.
+    pub(crate) length: Option<u64>,
+    /// The instance's connection may serve another request.
+    pub(crate) reusable: bool,
+    /// When the instance will close it while it is idle.
+    pub(crate) closes_after: Option<Duration>,
+    /// The client's connection may serve another request.
+    pub(crate) keep_alive: bool,
+}
+
+/// Writes the head for the client.
+///
+/// # Errors
+/// What must not be forwarded in it.
+pub(crate) fn forward(
+    plan: &Plan,
+    (line, fields, octets): (&StatusLine, &Fields, &[u8]),
+    keep_alive: bool,
+    date: &[u8],
+    text: &mut Vec<u8>,
+) -> Result<Response, HeadError> {
+    let body = response_body(plan.method == Method::Head, line.status, line.version, fields, octets)?;
+    let options = connection_options(fields, octets);
+    let old_client = plan.version == Version::Http10;
+    let unsized_body = matches!(body, BodyLength::Chunked | BodyLength::UntilClose);
+    let chunked = unsized_body && !old_client;
+    // An old client learns the end of a body of unknown length from the end of the connection.
+    let keep_alive = keep_alive && !(old_client && unsized_body);
+    status_line(text, line.status, line.reason.get(octets));
+    for field in fields.iter() {
+        let passes = match field.id {
+            // The length of what a GET would get; with a body the length is ours.
+            FieldId::ContentLength => (plan.method == Method::Head || line.status == 304) && line.status != 204,
+            FieldId::Trailer => chunked && plan.trailers,
+            FieldId::Hops => false,
+            _ => !options.strips(field, fields, octets),
+        };
+        if passes {
+            pass(text, field, octets, plan.keep_case);
+        }
+    }
+    if !fields.has(FieldId::Date) {
+        // RFC 9110 §6.6.1.
+        field(text, b"date", date);
+    }
+    if let BodyLength::Sized(length) = body {
+        number(text, b"content-length", length);
+    } else if chunked {
+        field(text, b"transfer-encoding", b"chunked");
+    }
+    match (keep_alive, old_client) {
+        (true, false) => {}
+        (true, true) => field(text, b"connection", b"keep-alive"),
+        (false, _) => field(text, b"connection", b"close"),
+    }
+    end_of_head(text);
+    let (source, length) = match body {
+        BodyLength::None => (Source::Sized(0), Some(0)),
+        BodyLength::Sized(length) => (Source::Sized(length), Some(length)),
+        BodyLength::Chunked => (Source::Chunked(Box::new(ChunkedDecoder::new(TRAILERS))), None),
+        BodyLength::UntilClose => (Source::UntilClose, None),
+    };
+    Ok(Response {
+        status: line.status,
+        source,
+        sink: if chunked { Sink::Chunked { trailers: plan.trailers } } else { Sink::Plain },
+        length,
+        reusable: options.persists(line.version)
+            && body != BodyLength::UntilClose
+            && !announces_forbidden_body(line.status, fields, octets),
+        closes_after: keep_alive_timeout(fields, octets),
+        keep_alive,
+    })
+}
+
+/// Writes an interim response (1xx), or the switch to another protocol, for the client.
+pub(crate) fn interim((line, fields, octets): (&StatusLine, &Fields, &[u8]), keep_case: bool, text: &mut Vec<u8>) {
+    let options = connection_options(fields, octets);
+    let switches = line.status == 101;
+    status_line(text, line.status, line.reason.get(octets));
+    for field in fields.iter() {
+        let passes = match field.id {
+            FieldId::Upgrade => switches,
+            FieldId::ContentLength | FieldId::Trailer | FieldId::Hops => false,
+            _ => !options.strips(field, fields, octets),
+        };
+        if passes {
+            pass(text, field, octets, keep_case);
+        }
+    }
+    if switches {
+        field(text, b"connection", b"upgrade");
+    }
+    end_of_head(text);
+}
+
+/// `timeout` of the field `Keep-Alive`.
+fn keep_alive_timeout(fields: &Fields, octets: &[u8]) -> Option<Duration> {
+    let value = fields.value(FieldId::KeepAlive, octets)?;
+    let text = str::from_utf8(value).ok()?;
+    let parameter = text.split([',', ';']).find_map(|it| it.trim().strip_prefix("timeout="))?;
+    parameter.trim().parse().ok().map(Duration::from_secs)
+}

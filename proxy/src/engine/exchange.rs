@@ -1,0 +1,593 @@
+//! One attempt of a request: it goes to one instance, and the response comes back.
+//!
+//! Request and response move at the same time and in one task: an instance may answer before it has read the request,
+//! and what it said is passed on also if it takes no more of the body (RFC 9112 §9.3, §9.5). Interim responses are passed
+//! on as they come. Nothing of the final response is written to the client before the attempt can no longer be repeated
+//! at another instance.
+
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    answer::{self, Response},
+    client::Client,
+    patience::{Demand, Patience},
+    pool::UpstreamConnection,
+    pump::{Broken, Pump, Sink, Source, Waits, release},
+    request::Plan,
+    timer::Timer,
+    upstream::InUse,
+};
+use crate::{
+    http1::{
+        BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version, read_response,
+    },
+    worker::{Picked, Worker},
+};
+
+/// Interim responses to one request; an instance that sends more is at fault.
+const MAX_INTERIM: u8 = 32;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Why an attempt gave no response.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No connection could be made, so nothing was sent.
+    Connect(io::Error),
+    /// Nothing was sent: a drain excluded the instance while the connection was made.
+    Excluded,
+    /// The connection ended before a response.
+    Lost {
+        /// The connection had served before. Perhaps the instance had just closed it because it was idle.
+        reused: bool,
+        /// The error, if it was not just the end.
+        error: Option<io::Error>,
+    },
+    /// The instance did not begin its response in time, or did not take the request.
+    Late,
+    /// What came is no response that may be forwarded.
+    Invalid(&'static str),
+    /// The response's head is too large.
+    Oversized(HeadError),
+    /// A response that was held back ended early.
+    Short,
+    /// The client's body ended early.
+    ClientShort,
+    /// The client did not send its body in time.
+    ClientLate,
+    /// The client's body has a malformed chunk.
+    ClientChunk(ChunkError),
+    /// The client's body is larger than allowed.
+    ClientLarge,
+    /// The client is gone.
+    ClientGone,
+}
+
+impl Failure {
+    /// True when the failure counts against the instance.
+    pub(crate) const fn blames(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Late | Self::Short | Self::Lost { reused: false, .. } => true,
+            // Too large or not to be forwarded: the client may have asked for just that.
+            Self::Invalid(_) | Self::Oversized(_) => false,
+            Self::Lost { reused: true, .. } | Self::Excluded => false,
+            Self::ClientShort | Self::ClientLate | Self::ClientChunk(_) | Self::ClientLarge | Self::ClientGone => {
+                false
+            }
+        }
+    }
+}
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// It serves on.
+    KeepAlive,
+    /// It is closed so that the last answer arrives.
+    Close,
+    /// It is reset: what the client has got is not complete.
+    Abort,
+}
+
+/// A request with what is left of it, over all attempts.
+#[derive(Debug)]
+pub(crate) struct Exchange<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) client: &'a mut Client,
+    pub(crate) plan: &'a Plan,
+    pub(crate) timer: &'a Timer,
+    pub(crate) fields: &'a mut Fields,
+    pub(crate) upload: Pump,
+    /// The whole body was written.
+    uploaded: bool,
+    /// The instance takes no more of the body.
+    refused: bool,
+    /// The body waits for a 100 since then.
+    held: Option<Instant>,
+    interim: u8,
+    patience: Patience,
+    /// Since when the instance could answer.
+    asked: Instant,
+    /// Since when the client has ended its side.
+    ended: Option<Instant>,
+}
+
+/// What an instance said.
+enum Seen {
+    /// An interim response, for the client.
+    Interim(u16, Vec<u8>),
+    /// Nothing yet, and the body has waited long enough.
+    Unheld,
+    /// It switches to the protocol that the client asked for.
+    Switch(Vec<u8>),
+    /// The response, with its head for the client.
+    Final(Response, Vec<u8>),
+}
+
+/// What came of an attempt.
+pub(crate) enum Outcome {
+    /// A response.
+    Response(Response, Vec<u8>, InUse),
+    /// Another protocol.
+    Switch(Vec<u8>, InUse),
+}
+
+impl<'a> Exchange<'a> {
+    pub(crate) fn new(
+        worker: &'a Rc<Worker>,
+        client: &'a mut Client,
+        (plan, text): (&'a Plan, Vec<u8>),
+        timer: &'a Timer,
+        fields: &'a mut Fields,
+        now: Instant,
+    ) -> Self {
+        let limits = worker.limits();
+        let (source, sink) = match plan.body {
+            BodyLength::None | BodyLength::UntilClose => (Source::Sized(0), Sink::Plain),
+            BodyLength::Sized(length) => (Source::Sized(length), Sink::Plain),
+            BodyLength::Chunked => {
+                let decoder = ChunkedDecoder::new(answer::TRAILERS);
+                (Source::Chunked(Box::new(decoder)), Sink::Chunked { trailers: true })
+            }
+        };
+        let client_sends =
+            Demand { silent: limits.body_timeout, rate: limits.min_request_rate, grace: limits.rate_grace };
+        let instance_takes = Demand { silent: limits.response_timeout, rate: 0, grace: limits.rate_grace };
+        Self {
+            upload: Pump::new(text, source, sink)
+                .keep(limits.request_buffer)
+                .allow(limits.max_body_bytes.unwrap_or(u64::MAX)),
+            uploaded: false,
+            refused: false,
+            held: (plan.expects && client.input.is_none()).then_some(now),
+            interim: 0,
+            patience: Patience::new(client_sends, instance_takes, now),
+            asked: now,
+            ended: None,
+            worker,
+            client,
+            plan,
+            timer,
+            fields,
+        }
+    }
+
+    /// Everything of the request can be sent to another instance.
+    pub(crate) const fn replayable(&self) -> bool {
+        self.upload.replayable()
+    }
+
+    /// Sends the request to the picked instance.
+    ///
+    /// # Errors
+    /// What became of it instead of a response.
+    pub(crate) async fn attempt(&mut self, picked: Picked, fresh: bool) -> Result<Outcome, Failure> {
+        let Picked { addresses, in_flight } = picked;
+        let mut in_use = InUse::new(&self.worker.upstream, in_flight);
+        let surely = !self.plan.method.is_idempotent();
+        if fresh || !in_use.take_idle(&addresses, surely) {
+            in_use.connect(&addresses).await.map_err(Failure::Connect)?;
+            // Connecting takes time. Meanwhile a drain may have excluded the instance, or this process may have been
+            // frozen.
+            let excluded = in_use.instance().is_some_and(|it| self.worker.upstream.is_excluded(it));
+            if excluded || self.worker.lease_lapsed() {
+                return Err(Failure::Excluded);
+            }
+        }
+        self.upload.restart();
+        (self.uploaded, self.refused) = (false, false);
+        self.asked = Instant::now();
+        let outcome = match self.hear(&mut in_use).await {
+            Ok(Seen::Final(response, text)) => {
+                self.hold(&response, &mut in_use).await.map(|()| Ok((response, text)))
+            }
+            Ok(Seen::Switch(text)) => Ok(Err(text)),
+            // `hear` does not return these.
+            Ok(Seen::Interim(..) | Seen::Unheld) => Err(Failure::Invalid("an interim response")),
+            Err(failure) => Err(failure),
+        };
+        match outcome? {
+            Ok((response, text)) => Ok(Outcome::Response(response, text, in_use)),
+            Err(text) => Ok(Outcome::Switch(text, in_use)),
+        }
+    }
+
+    /// Sends the request and waits for the response's head. Passes interim responses on.
+    async fn hear(&mut self, in_use: &mut InUse) -> Result<Seen, Failure> {
+        let mut scanned = 0;
+        loop {
+            match poll_fn(|cx| self.poll_hear(cx, in_use, &mut scanned)).await? {
+                Seen::Interim(status, text) => {
+                    let wanted = self.plan.version == Version::Http11 && (status != 100 || self.held.is_some());
+                    if status == 100 {
+                        self.held = None;
+                    }
+                    if wanted {
+                        self.tell(&text).await?;
+                    }
+                    self.worker.buffers.give_back_text(text);
+                }
+                Seen::Unheld => {
+                    self.held = None;
+                    self.tell(CONTINUE).await?;
+                }
+                seen => return Ok(seen),
+            }
+        }
+    }
+
+    async fn tell(&mut self, text: &[u8]) -> Result<(), Failure> {
+        let limit = self.worker.limits().send_timeout;
+        self.client.write(text, limit, self.timer).await.map_err(|_| Failure::ClientGone)
+    }
+
+    fn poll_hear(
+        &mut self,
+        cx: &mut Context<'_>,
+        in_use: &mut InUse,
+        scanned: &mut usize,
+    ) -> Poll<Result<Seen, Failure>> {
+        let Some(connection) = in_use.connection() else {
+            return Poll::Ready(Err(Failure::Lost { reused: false, error: None }));
+        };
+        loop {
+            self.send(cx, connection)?;
+            if let Poll::Ready(seen) = self.poll_head(cx, connection, scanned) {
+                return Poll::Ready(seen);
+            }
+            self.watch_client(cx)?;
+            ready!(self.poll_time(cx));
+            if let Some(seen) = self.judge(Instant::now()) {
+                return Poll::Ready(seen);
+            }
+        }
+    }
+
+    /// Passes on of the request what can be.
+    fn send(&mut self, cx: &mut Context<'_>, connection: &mut UpstreamConnection) -> Result<(), Failure> {
+        if self.uploaded || self.refused {
+            return Ok(());
+        }
+        let buffers = &self.worker.buffers;
+        let sent = if self.held.is_some() {
+            // The body may come without the 100.
+            self.upload.poll_text(cx, &mut connection.stream).map_ok(|()| false)
+        } else {
+            let client = &mut *self.client;
+            let from = (Some(&mut client.stream), &mut client.input);
+            self.upload.poll(cx, from, &mut connection.stream, buffers).map_ok(|()| true)
+        };
+        match sent {
+            Poll::Pending => self.patience.note(&self.upload, Instant::now()),
+            Poll::Ready(Ok(whole)) => {
+                self.uploaded = whole;
+                if whole && self.plan.body != BodyLength::None {
+                    self.asked = Instant::now();
+                }
+            }
+            Poll::Ready(Err(Broken::Sink(_))) => self.refused = true,
+            Poll::Ready(Err(Broken::Short | Broken::Source(_))) => return Err(Failure::ClientShort),
+            Poll::Ready(Err(Broken::Chunk(error))) => return Err(Failure::ClientChunk(error)),
+            Poll::Ready(Err(Broken::Large)) => return Err(Failure::ClientLarge),
+        }
+        Ok(())
+    }
+
+    /// Reads a head from the instance.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut UpstreamConnection,
+        scanned: &mut usize,
+    ) -> Poll<Result<Seen, Failure>> {
+        let limits = self.worker.limits();
+        let head_limits = HeadLimits {
+            bytes: limits.max_header_bytes,
+            fields: limits.max_headers,
+            line: limits.max_target_bytes,
+        };
+        loop {
+            if let Some(buffer) = &mut connection.input {
+                match read_response(buffer.unread(), scanned, &head_limits, self.fields) {
+                    Ok(Some(line)) => return Poll::Ready(self.seen(&line, connection)),
+                    Ok(None) if buffer.len() == buffer.capacity() => {
+                        let larger = (buffer.capacity() * 2).min(limits.max_header_bytes + 1_024);
+                        self.worker.buffers.grow(buffer, larger.max(buffer.capacity() + 1));
+                    }
+                    Ok(None) => {}
+                    Err(error) if matches!(error.status(), 431 | 414) => {
+                        return Poll::Ready(Err(Failure::Oversized(error)));
+                    }
+                    Err(error) => return Poll::Ready(Err(Failure::Invalid(error.as_str()))),
+                }
+            }
+            let reused = connection.reused;
+            match ready!(poll_input(cx, connection, self.worker)) {
+                Ok(0) if connection.input.is_some() => {
+                    return Poll::Ready(Err(Failure::Invalid("the connection ended inside the response's head")));
+                }
+                Ok(0) => return Poll::Ready(Err(Failure::Lost { reused, error: None })),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(Failure::Lost { reused, error: Some(error) })),
+            }
+        }
+    }
+
+    /// Turns a head into one for the client.
+    fn seen(&mut self, line: &StatusLine, connection: &mut UpstreamConnection) -> Result<Seen, Failure> {
+        let Some(buffer) = &mut connection.input else { return Err(Failure::Invalid("no head")) };
+        let mut text = self.worker.buffers.text();
+        let head = (line, &*self.fields, buffer.unread());
+        let seen = match line.status {
+            101 if self.plan.upgrades => {
+                answer::interim(head, self.plan.keep_case, &mut text);
+                Seen::Switch(text)
+            }
+            101 => return Err(Failure::Invalid("it switched protocols without a request for it")),
+            100..200 => {
+                self.interim += 1;
+                if self.interim > MAX_INTERIM {
+                    return Err(Failure::Invalid("too many interim responses"));
+                }
+                answer::interim(head, self.plan.keep_case, &mut text);
+                Seen::Interim(line.status, text)
+            }
+            _ => {
+                let keep_alive = self.plan.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
+                let response = self.worker.with_date(|date| {
+                    answer::forward(self.plan, head, keep_alive, date, &mut text)
+                });
+                let response = response.map_err(|error| Failure::Invalid(error.as_str()))?;
+                connection.closes_after = response.closes_after;
+                Seen::Final(response, text)
+            }
+        };
+        buffer.consume(line.length);
+        if buffer.is_empty() {
+            release(&mut connection.input, &self.worker.buffers);
+        }
+        Ok(seen)
+    }
+
+    /// Notices that the client is gone, or has ended its side.
+    fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let waits_for_body = !self.uploaded && !self.refused && self.held.is_none();
+        if waits_for_body || self.client.ended || self.client.input.is_some() {
+            return Ok(());
+        }
+        match self.client.poll_input(cx, &self.worker.buffers) {
+            Poll::Ready(Ok(0)) if !self.uploaded && !self.refused => Err(Failure::ClientShort),
+            Poll::Ready(Ok(0)) => {
+                self.ended = Some(Instant::now());
+                Ok(())
+            }
+            Poll::Ready(Ok(_)) => {
+                // The body comes although the client asked for a 100 first.
+                if self.held.take().is_some() {
+                    cx.waker().wake_by_ref();
+                }
+                Ok(())
+            }
+            Poll::Ready(Err(_)) => Err(Failure::ClientGone),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Completes when a limit has passed.
+    fn poll_time(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let limits = self.worker.limits();
+        let mut next = if self.uploaded || self.refused {
+            self.asked + limits.response_timeout
+        } else if let Some(since) = self.held {
+            since + limits.continue_timeout
+        } else {
+            self.patience.ends()
+        };
+        if let Some(ended) = self.ended {
+            next = next.min(ended + limits.client_fin_timeout);
+        }
+        self.timer.set(next);
+        self.timer.poll(cx)
+    }
+
+    /// What follows from the time.
+    fn judge(&mut self, now: Instant) -> Option<Result<Seen, Failure>> {
+        let limits = self.worker.limits();
+        if self.ended.is_some_and(|it| now >= it + limits.client_fin_timeout) {
+            return Some(Err(Failure::ClientGone));
+        }
+        if self.uploaded || self.refused {
+            return (now >= self.asked + limits.response_timeout).then_some(Err(Failure::Late));
+        }
+        if let Some(since) = self.held {
+            return (now >= since + limits.continue_timeout).then_some(Ok(Seen::Unheld));
+        }
+        self.patience.over(now).map(|side| match side {
+            Waits::Source => Err(Failure::ClientLate),
+            Waits::Sink => Err(Failure::Late),
+        })
+    }
+
+    /// Holds a small response back until it is complete, so that an instance that dies in the middle of it costs an
+    /// attempt and not the request.
+    async fn hold(&mut self, response: &Response, in_use: &mut InUse) -> Result<(), Failure> {
+        let limits = self.worker.limits();
+        let small = response.length.filter(|length| (1..=limits.small_answer).contains(length));
+        let Some(length) = small.and_then(|it| usize::try_from(it).ok()) else { return Ok(()) };
+        let Some(connection) = in_use.connection() else { return Ok(()) };
+        if !self.plan.method.is_idempotent() || !self.uploaded || !self.replayable() {
+            return Ok(());
+        }
+        if connection.input.as_ref().is_some_and(|it| it.len() >= length) {
+            return Ok(());
+        }
+        self.timer.set(Instant::now() + limits.small_answer_patience);
+        poll_fn(|cx| {
+            loop {
+                match &mut connection.input {
+                    Some(buffer) if buffer.len() >= length => return Poll::Ready(Ok(())),
+                    Some(buffer) if buffer.capacity() < length => self.worker.buffers.grow(buffer, length),
+                    Some(_) => {}
+                    empty => *empty = Some(self.worker.buffers.holding(length)),
+                }
+                match poll_input(cx, connection, self.worker) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Failure::Short)),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => return self.timer.poll(cx).map(Ok),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Passes the response on; from here on the request is not repeated.
+    pub(crate) async fn relay(
+        &mut self,
+        response: Response,
+        text: Vec<u8>,
+        mut in_use: InUse,
+    ) -> (Done, Option<Broken>) {
+        let limits = self.worker.limits();
+        let instance_sends = Demand { silent: limits.response_idle, rate: 0, grace: limits.rate_grace };
+        let client_takes =
+            Demand { silent: limits.send_timeout, rate: limits.min_response_rate, grace: limits.rate_grace };
+        let mut download = Pump::new(text, response.source, response.sink);
+        let mut whole = None;
+        if let (Some(length), true) = (response.length, self.uploaded) {
+            // What is complete needs its instance no longer: a slow client must not keep it in use.
+            whole = self.take_whole(length, response.reusable, &mut in_use);
+        }
+        let mut patience = Patience::new(instance_sends, client_takes, Instant::now());
+        let ended = match whole {
+            Some(mut body) => {
+                let passed = poll_fn(|cx| {
+                    let client = &mut *self.client;
+                    let polled =
+                        download.poll(cx, (None, &mut body), &mut client.stream, &self.worker.buffers);
+                    self.or_over(cx, polled, &download, &mut patience)
+                });
+                let passed = passed.await;
+                release(&mut body, &self.worker.buffers);
+                passed
+            }
+            None => poll_fn(|cx| self.poll_relay(cx, &mut download, &mut in_use, &mut patience)).await,
+        };
+        self.worker.buffers.give_back_text(download.into_text());
+        let done = match &ended {
+            Ok(()) if response.keep_alive => Done::KeepAlive,
+            Ok(()) => Done::Close,
+            Err(_) => Done::Abort,
+        };
+        if ended.is_ok() && response.reusable && self.uploaded {
+            in_use.give_back();
+        }
+        (done, ended.err())
+    }
+
+    /// A complete body, taken from its connection, which goes back to the others.
+    #[expect(clippy::option_option, reason = "an empty body has no buffer")]
+    fn take_whole(
+        &self,
+        length: u64,
+        reusable: bool,
+        in_use: &mut InUse,
+    ) -> Option<Option<crate::engine::buffer::Buffer>> {
+        let connection = in_use.connection()?;
+        let there = connection.input.as_ref().map_or(0, |it| it.len() as u64);
+        if there < length {
+            return None;
+        }
+        let body = connection.input.take();
+        if reusable && there == length {
+            in_use.give_back();
+        } else {
+            in_use.close();
+        }
+        Some(body)
+    }
+
+    fn poll_relay(
+        &mut self,
+        cx: &mut Context<'_>,
+        download: &mut Pump,
+        in_use: &mut InUse,
+        patience: &mut Patience,
+    ) -> Poll<Result<(), Broken>> {
+        let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
+        // What is wrong with the rest of the request is no longer of interest: an answer is under way.
+        if self.send(cx, connection).is_err() {
+            self.refused = true;
+        }
+        let client = &mut *self.client;
+        let from = (Some(&mut connection.stream), &mut connection.input);
+        let polled = download.poll(cx, from, &mut client.stream, &self.worker.buffers);
+        self.or_over(cx, polled, download, patience)
+    }
+
+    /// The result, or that it takes too long.
+    fn or_over(
+        &self,
+        cx: &mut Context<'_>,
+        polled: Poll<Result<(), Broken>>,
+        download: &Pump,
+        patience: &mut Patience,
+    ) -> Poll<Result<(), Broken>> {
+        if polled.is_ready() {
+            return polled;
+        }
+        loop {
+            patience.note(download, Instant::now());
+            self.timer.set(patience.ends());
+            ready!(self.timer.poll(cx));
+            let late = || io::Error::from(io::ErrorKind::TimedOut);
+            match patience.over(Instant::now()) {
+                Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),
+                Some(Waits::Sink) => return Poll::Ready(Err(Broken::Sink(late()))),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Reads from an instance's connection.
+fn poll_input(
+    cx: &mut Context<'_>,
+    connection: &mut UpstreamConnection,
+    worker: &Worker,
+) -> Poll<io::Result<usize>> {
+    let buffer = connection.input.get_or_insert_with(|| worker.buffers.small());
+    let read = connection.stream.poll_read(cx, buffer.room());
+    if let Poll::Ready(Ok(octets)) = read {
+        buffer.filled(octets);
+    }
+    if buffer.is_empty() {
+        release(&mut connection.input, &worker.buffers);
+    }
+    read
+}
