@@ -36,6 +36,8 @@ mod retry_budget;
 mod route;
 mod serve;
 mod shared;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod target;
 mod termination;
 #[cfg(test)]
 mod testing;
