@@ -23,6 +23,8 @@ mod excluded;
 mod forward;
 mod framing;
 mod happy_eyeballs;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
+mod http1;
 mod instance;
 mod listen;
 mod message;
