@@ -21,6 +21,7 @@ mod cookies;
 mod engine;
 mod excluded;
 mod happy_eyeballs;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod http1;
 mod instance;
 mod listen;
@@ -31,6 +32,7 @@ mod retry_budget;
 mod route;
 mod serve;
 mod shared;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod target;
 mod termination;
 #[cfg(test)]

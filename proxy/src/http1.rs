@@ -1,0 +1,40 @@
+//! HTTP/1.1 as bytes: heads, framing, chunks and trailers, read and written (RFC 9112).
+//!
+//! The gateway forwards, so nothing here owns what it reads: a head is a set of ranges into the connection's buffer, a chunked
+//! body is handed on as ranges of the input, and what goes out is appended to a buffer that the caller keeps. There are no
+//! sockets and no clocks, and in the steady state no allocation per request: `Fields`, `ChunkedDecoder` and the output buffer
+//! are reused.
+//!
+//! Ours and not a crate's, because it refuses more than a parser for one server has to. Whatever two programs in a row could
+//! read in two ways is refused here (RFC 9112 §11.2): bare CR and LF, folded lines, white space before a colon, several or
+//! unclear lengths, octets that no URI has. `httparse` accepts some of these, and knows neither framing nor chunks.
+//! `MUSTS.md` lists the requirements of RFC 9110 and RFC 9112 on an intermediary with the test of each.
+
+mod chunked;
+mod connection;
+mod date;
+mod error;
+mod fields;
+mod framing;
+mod head;
+mod host;
+mod octets;
+mod section;
+mod trailers;
+mod write;
+
+pub(crate) use chunked::{ChunkError, ChunkedDecoder, Decoded, LAST_CHUNK, TrailerLimits, chunk_head};
+pub(crate) use connection::{ConnectionOptions, connection_options, is_hop_by_hop};
+pub(crate) use date::DateCache;
+pub(crate) use error::HeadError;
+pub(crate) use fields::{Field, FieldId, Fields, Span};
+pub(crate) use framing::{BodyLength, announces_forbidden_body, request_body, response_body};
+pub(crate) use head::{
+    Form, HeadLimits, Method, RequestLine, StatusLine, Version, read_request, read_response,
+};
+pub(crate) use host::is_host;
+pub(crate) use trailers::{is_forbidden_in_trailers, write_trailers};
+pub(crate) use write::{decimal, end_of_head, field, request_line, status_line};
+
+#[cfg(test)]
+mod tests;

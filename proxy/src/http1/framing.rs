@@ -1,0 +1,84 @@
+//! How long a body is (RFC 9112 §6), decided once per message, and refused where two programs could decide differently.
+
+use super::{
+    error::HeadError,
+    fields::{FieldId, Fields},
+    head::Version,
+};
+
+/// The length of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyLength {
+    /// There is none, and none was announced.
+    None,
+    /// This many octets; may be 0.
+    Sized(u64),
+    /// In chunks.
+    Chunked,
+    /// All that comes before the connection is closed; answers only.
+    UntilClose,
+}
+
+/// The length of a request's body.
+pub(crate) fn request_body(version: Version, fields: &Fields, bytes: &[u8]) -> Result<BodyLength, HeadError> {
+    Ok(announced(version, fields, bytes)?.unwrap_or(BodyLength::None))
+}
+
+/// The length of an answer's body. Also where there is none by the rules, an announcement that is not clear is refused, since
+/// it would be passed on.
+pub(crate) fn response_body(
+    request_is_head: bool,
+    status: u16,
+    version: Version,
+    fields: &Fields,
+    bytes: &[u8],
+) -> Result<BodyLength, HeadError> {
+    let announced = announced(version, fields, bytes)?;
+    if request_is_head || is_without_body(status) {
+        return Ok(BodyLength::None);
+    }
+    Ok(announced.unwrap_or(BodyLength::UntilClose))
+}
+
+/// Whether an answer that may have no body announces one. What follows it on the connection cannot be trusted to be an
+/// answer, so the connection is not used again.
+pub(crate) fn announces_forbidden_body(status: u16, fields: &Fields, bytes: &[u8]) -> bool {
+    let length = fields.value(FieldId::ContentLength, bytes).and_then(number);
+    (status < 200 || status == 204)
+        && (fields.has(FieldId::TransferEncoding) || length.is_some_and(|length| length > 0))
+}
+
+/// Answers with these codes have no body whatever their fields say (RFC 9112 §6.3).
+const fn is_without_body(status: u16) -> bool {
+    status < 200 || status == 204 || status == 304
+}
+
+fn announced(version: Version, fields: &Fields, bytes: &[u8]) -> Result<Option<BodyLength>, HeadError> {
+    let coding = fields.value(FieldId::TransferEncoding, bytes);
+    let length = fields.value(FieldId::ContentLength, bytes);
+    match (coding, length) {
+        (None, None) => Ok(None),
+        (None, Some(_)) if fields.has_several(FieldId::ContentLength) => Err(HeadError::ManyLengths),
+        (None, Some(length)) => {
+            number(length).map(|it| Some(BodyLength::Sized(it))).ok_or(HeadError::BadLength)
+        }
+        (Some(_), Some(_)) => Err(HeadError::LengthAndCoding),
+        (Some(_), None) if version == Version::Http10 => Err(HeadError::CodingInHttp10),
+        (Some(coding), None) => {
+            let alone = !fields.has_several(FieldId::TransferEncoding);
+            let chunked = alone && coding.eq_ignore_ascii_case(b"chunked");
+            if chunked { Ok(Some(BodyLength::Chunked)) } else { Err(HeadError::OtherCoding) }
+        }
+    }
+}
+
+/// Digits and nothing else, if they fit.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, octet| {
+        let digit = octet.is_ascii_digit().then(|| u64::from(octet - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}

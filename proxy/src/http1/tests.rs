@@ -1,0 +1,1 @@
+//! Tests of the codec, by what they are about.
