@@ -16,10 +16,7 @@ use store::{
 };
 use tokio::sync::{Notify, watch};
 
-use crate::{
-    config::Config, instance::Instances, metrics::Metrics, resolve::Names,
-    route::Table,
-};
+use crate::{config::Config, instance::Instances, metrics::Metrics, resolve::Names, route::Table};
 
 /// The phase of a gateway's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

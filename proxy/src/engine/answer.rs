@@ -53,7 +53,9 @@ pub(crate) fn forward(
     for field in fields.iter() {
         let passes = match field.id {
             // The length of what a GET would get; with a body the length is ours.
-            FieldId::ContentLength => (plan.method == Method::Head || line.status == 304) && line.status != 204,
+            FieldId::ContentLength => {
+                (plan.method == Method::Head || line.status == 304) && line.status != 204
+            }
             FieldId::Trailer => chunked && plan.trailers,
             FieldId::Hops => false,
             _ => !options.strips(field, fields, octets),
@@ -97,7 +99,11 @@ pub(crate) fn forward(
 }
 
 /// Writes an interim response (1xx), or the switch to another protocol, for the client.
-pub(crate) fn interim((line, fields, octets): (&StatusLine, &Fields, &[u8]), keep_case: bool, text: &mut Vec<u8>) {
+pub(crate) fn interim(
+    (line, fields, octets): (&StatusLine, &Fields, &[u8]),
+    keep_case: bool,
+    text: &mut Vec<u8>,
+) {
     let options = connection_options(fields, octets);
     let switches = line.status == 101;
     status_line(text, line.status, line.reason.get(octets));

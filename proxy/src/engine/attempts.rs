@@ -13,7 +13,11 @@ use super::{
     timer::Timer,
     tunnel,
 };
-use crate::{answers::Reason, http1::{BodyLength, Fields}, worker::Worker};
+use crate::{
+    answers::Reason,
+    http1::{BodyLength, Fields},
+    worker::Worker,
+};
 
 /// Forwards a request and passes the response on.
 pub(crate) async fn forward(
@@ -26,7 +30,10 @@ pub(crate) async fn forward(
     let now = Instant::now();
     worker.budget.borrow_mut().earn(worker.shared.handle.now());
     let mut exchange = Exchange::new(worker, client, (plan, text), timer, fields, now);
-    let outcome = attempts(&mut exchange).await;
+    let outcome = match exchange.look_ahead() {
+        Ok(()) => attempts(&mut exchange).await,
+        Err(failure) => Err(Some(failure)),
+    };
     match outcome {
         Ok((Outcome::Response(response, text, in_use), instance)) => {
             worker.metrics().responded(response.status);
@@ -44,9 +51,10 @@ pub(crate) async fn forward(
             tunnel::run(worker, exchange.client, &mut in_use, text, timer).await
         }
         Err(failure) => {
-            let text = exchange.upload.into_text();
-            worker.buffers.give_back_text(text);
-            give_up(worker, client, plan, failure, timer).await
+            // What is left of a body is not read.
+            let rest = if exchange.upload.is_read() { BodyLength::None } else { plan.body };
+            worker.buffers.give_back_text(exchange.upload.into_text());
+            give_up(worker, client, (plan, rest), failure, timer).await
         }
     }
 }
@@ -118,7 +126,7 @@ fn may_retry(worker: &Worker) -> bool {
 async fn give_up(
     worker: &Worker,
     client: &mut Client,
-    plan: &Plan,
+    (plan, rest): (&Plan, BodyLength),
     failure: Option<Failure>,
     timer: &Timer,
 ) -> Done {
@@ -148,7 +156,10 @@ async fn give_up(
         }
         Some(Failure::Oversized(error)) => {
             metrics.refused_answers.increment();
-            (Reason::OversizedAnswer, format!("{service} sent a response that is too large: {}", error.as_str()))
+            (
+                Reason::OversizedAnswer,
+                format!("{service} sent a response that is too large: {}", error.as_str()),
+            )
         }
         Some(Failure::ClientShort) => {
             metrics.short_requests.increment();
@@ -172,8 +183,7 @@ async fn give_up(
         words: words.into(),
         method: plan.method,
         version: plan.version,
-        // What is left of a body is not read.
-        body: if matches!(plan.body, BodyLength::None) { plan.body } else { BodyLength::UntilClose },
+        body: rest,
         expects: plan.expects,
         keep_alive: plan.keep_alive,
     };

@@ -173,18 +173,32 @@ impl Client {
         .await
     }
 
-    /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the answer.
+    /// Ends the connection.
     pub(crate) async fn close(mut self, buffers: &Buffers, timer: &Timer) {
-        let end = Instant::now() + LINGER;
+        release(&mut self.input, buffers);
+        if !self.stream.is_plain() {
+            self.shut_down(timer).await;
+        }
+    }
+
+    /// Ends our side; false when that failed.
+    async fn shut_down(&mut self, timer: &Timer) -> bool {
         timer.set(Instant::now() + LINGER_SILENT);
         let shut = poll_fn(|cx| match self.stream.poll_shutdown(cx) {
             Poll::Pending => timer.poll(cx).map(|()| false),
             done => done.map(|it| it.is_ok()),
         });
-        if !shut.await || self.ended {
+        shut.await
+    }
+
+    /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the answer.
+    pub(crate) async fn linger(mut self, buffers: &Buffers, timer: &Timer) {
+        if !self.shut_down(timer).await || self.ended {
             release(&mut self.input, buffers);
             return;
         }
+        let end = Instant::now() + LINGER;
+        timer.set(Instant::now() + LINGER_SILENT);
         let mut buffer = self.input.take().unwrap_or_else(|| buffers.small());
         buffer.consume(buffer.len());
         poll_fn(|cx| {

@@ -16,7 +16,7 @@ use super::{
     stream::Stream,
     timer::Timer,
 };
-use crate::{answers::Reason, http1::Fields, worker::Worker};
+use crate::{answers::Reason, worker::Worker};
 
 /// How long a connection that has served stays ready for the next request before it becomes small.
 const WARM: Duration = Duration::from_millis(500);
@@ -44,8 +44,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Stream, peer: SocketAddr, 
     };
     match done {
         Done::Abort => client.abort(&worker.buffers),
+        Done::KeepAlive | Done::Close => client.close(&worker.buffers, &timer).await,
         // Boxed, because few connections need it, and all would be larger.
-        Done::KeepAlive | Done::Close => Box::pin(client.close(&worker.buffers, &timer)).await,
+        Done::Linger => Box::pin(client.linger(&worker.buffers, &timer)).await,
     }
 }
 
@@ -89,18 +90,18 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             HeadRead::Late { within: true } => {
                 let words = "the request's head did not arrive in time";
                 own_answer::refuse(worker, client, Reason::RequestTimeout, words, timer).await;
-                break Next::End(Done::Close);
+                break Next::End(Done::Linger);
             }
             HeadRead::Ended { within: true } => {
                 let words = "the connection ended inside the request's head";
                 own_answer::refuse(worker, client, Reason::BadRequest, words, timer).await;
-                break Next::End(Done::Close);
+                break Next::End(Done::Linger);
             }
             HeadRead::Refused(error) => {
                 if let Step::Refuse(reason, words) = request::refuse_head(error) {
                     own_answer::refuse(worker, client, reason, &words, timer).await;
                 }
-                break Next::End(Done::Close);
+                break Next::End(Done::Linger);
             }
         };
         client.requests = client.requests.saturating_add(1);
@@ -113,7 +114,7 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             Step::Answer(answer) => own_answer::answer(worker, client, &answer, timer).await,
             Step::Refuse(reason, words) => {
                 own_answer::refuse(worker, client, reason, &words, timer).await;
-                Done::Close
+                Done::Linger
             }
         };
         if done != Done::KeepAlive {

@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     http1::{
-        BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version, read_response,
+        BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
+        read_response,
     },
     worker::{Picked, Worker},
 };
@@ -77,9 +78,11 @@ impl Failure {
             // Too large or not to be forwarded: the client may have asked for just that.
             Self::Invalid(_) | Self::Oversized(_) => false,
             Self::Lost { reused: true, .. } | Self::Excluded => false,
-            Self::ClientShort | Self::ClientLate | Self::ClientChunk(_) | Self::ClientLarge | Self::ClientGone => {
-                false
-            }
+            Self::ClientShort
+            | Self::ClientLate
+            | Self::ClientChunk(_)
+            | Self::ClientLarge
+            | Self::ClientGone => false,
         }
     }
 }
@@ -89,8 +92,10 @@ impl Failure {
 pub(crate) enum Done {
     /// It serves on.
     KeepAlive,
-    /// It is closed so that the last answer arrives.
+    /// It is closed: everything that the client sent was read.
     Close,
+    /// It is closed and read on for a while, so that the answer arrives at a client that is still sending.
+    Linger,
     /// It is reset: what the client has got is not complete.
     Abort,
 }
@@ -178,6 +183,18 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Looks at the part of the body that has arrived with the head, so that a malformed one never reaches an instance.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn look_ahead(&mut self) -> Result<(), Failure> {
+        self.upload.look_ahead(&mut self.client.input).map_err(|broken| match broken {
+            Broken::Chunk(error) => Failure::ClientChunk(error),
+            Broken::Large => Failure::ClientLarge,
+            Broken::Short | Broken::Source(_) | Broken::Sink(_) => Failure::ClientShort,
+        })
+    }
+
     /// Everything of the request can be sent to another instance.
     pub(crate) const fn replayable(&self) -> bool {
         self.upload.replayable()
@@ -224,7 +241,8 @@ impl<'a> Exchange<'a> {
         loop {
             match poll_fn(|cx| self.poll_hear(cx, in_use, &mut scanned)).await? {
                 Seen::Interim(status, text) => {
-                    let wanted = self.plan.version == Version::Http11 && (status != 100 || self.held.is_some());
+                    let wanted =
+                        self.plan.version == Version::Http11 && (status != 100 || self.held.is_some());
                     if status == 100 {
                         self.held = None;
                     }
@@ -330,7 +348,9 @@ impl<'a> Exchange<'a> {
             let reused = connection.reused;
             match ready!(poll_input(cx, connection, self.worker)) {
                 Ok(0) if connection.input.is_some() => {
-                    return Poll::Ready(Err(Failure::Invalid("the connection ended inside the response's head")));
+                    return Poll::Ready(Err(Failure::Invalid(
+                        "the connection ended inside the response's head",
+                    )));
                 }
                 Ok(0) => return Poll::Ready(Err(Failure::Lost { reused, error: None })),
                 Ok(_) => {}
@@ -359,10 +379,11 @@ impl<'a> Exchange<'a> {
                 Seen::Interim(line.status, text)
             }
             _ => {
-                let keep_alive = self.plan.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
-                let response = self.worker.with_date(|date| {
-                    answer::forward(self.plan, head, keep_alive, date, &mut text)
-                });
+                let keep_alive =
+                    self.plan.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
+                let response = self
+                    .worker
+                    .with_date(|date| answer::forward(self.plan, head, keep_alive, date, &mut text));
                 let response = response.map_err(|error| Failure::Invalid(error.as_str()))?;
                 connection.closes_after = response.closes_after;
                 Seen::Final(response, text)
@@ -501,7 +522,8 @@ impl<'a> Exchange<'a> {
         self.worker.buffers.give_back_text(download.into_text());
         let done = match &ended {
             Ok(()) if response.keep_alive => Done::KeepAlive,
-            Ok(()) => Done::Close,
+            Ok(()) if self.upload.is_read() && self.client.input.is_none() => Done::Close,
+            Ok(()) => Done::Linger,
             Err(_) => Done::Abort,
         };
         if ended.is_ok() && response.reusable && self.uploaded {

@@ -22,15 +22,15 @@ enum Form {
     OldKeepAlive,
     Closing,
     /// As for [`Form::KeepAlive`] and [`Form::Closing`], without its body.
-    Head { closing: bool },
+    Head {
+        closing: bool,
+    },
 }
 
 /// Answers a request.
 pub(crate) async fn answer(worker: &Worker, client: &mut Client, answer: &Answer, timer: &Timer) -> Done {
-    // A body that the client has begun to send, or will send, is not read here.
-    let keep_alive = answer.keep_alive
-        && matches!(answer.body, BodyLength::None | BodyLength::Sized(0))
-        && worker.keeps_alive(client);
+    let whole = skip(worker, client, answer);
+    let keep_alive = answer.keep_alive && whole && worker.keeps_alive(client);
     let form = match (answer.method == Method::Head, answer.version) {
         (true, _) => Form::Head { closing: !keep_alive },
         _ if !keep_alive => Form::Closing,
@@ -41,7 +41,24 @@ pub(crate) async fn answer(worker: &Worker, client: &mut Client, answer: &Answer
     match (written, keep_alive) {
         (false, _) => Done::Abort,
         (true, true) => Done::KeepAlive,
-        (true, false) => Done::Close,
+        (true, false) if whole && client.input.is_none() => Done::Close,
+        (true, false) => Done::Linger,
+    }
+}
+
+/// Skips the request's body if it has arrived with the head. Otherwise the connection ends: a body that the client has begun
+/// to send, or will send, is not read for nothing.
+fn skip(worker: &Worker, client: &mut Client, answer: &Answer) -> bool {
+    match answer.body {
+        BodyLength::None => true,
+        BodyLength::Sized(length) => {
+            let there = client.input.as_ref().map_or(0, |it| it.len() as u64) >= length;
+            if there {
+                client.consume(length as usize, &worker.buffers);
+            }
+            there
+        }
+        BodyLength::Chunked | BodyLength::UntilClose => false,
     }
 }
 

@@ -136,19 +136,27 @@ impl Pump {
         !self.lost
     }
 
+    /// True when nothing more is to be read.
+    pub(crate) const fn is_read(&self) -> bool {
+        self.complete
+    }
+
+    /// Looks at what has been read of the body, before anything is written.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn look_ahead(&mut self, input: &mut Option<Buffer>) -> Result<(), Broken> {
+        if let Source::Sized(left) = self.source
+            && left > self.allowed
+        {
+            return Err(Broken::Large);
+        }
+        if self.complete { Ok(()) } else { self.take(input) }
+    }
+
     /// Everything is written to another connection.
     pub(crate) const fn restart(&mut self) {
         self.written = 0;
-    }
-
-    /// True when the whole body was written.
-    pub(crate) const fn is_done(&self) -> bool {
-        self.complete && !self.is_writing()
-    }
-
-    /// True when nothing was written yet.
-    pub(crate) const fn is_unsent(&self) -> bool {
-        self.written == 0
     }
 
     /// The text, to be used again.
@@ -209,7 +217,7 @@ impl Pump {
     }
 
     /// Frames the data at hand.
-    pub(crate) fn take(&mut self, input: &mut Option<Buffer>) -> Result<(), Broken> {
+    fn take(&mut self, input: &mut Option<Buffer>) -> Result<(), Broken> {
         let Some(buffer) = input else { return Ok(()) };
         match &mut self.source {
             Source::Sized(left) => {

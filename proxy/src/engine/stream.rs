@@ -52,6 +52,12 @@ impl Stream {
         Pin::new(stream).poll_shutdown(cx)
     }
 
+    /// True without TLS.
+    pub(crate) const fn is_plain(&self) -> bool {
+        let Self::Plain(_) = self;
+        true
+    }
+
     /// The socket itself.
     pub(crate) const fn socket(&self) -> &TcpStream {
         let Self::Plain(stream) = self;

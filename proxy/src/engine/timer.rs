@@ -285,7 +285,9 @@ mod tests {
                 async move {
                     let timer = wheel.timer();
                     for round in 0..20 {
-                        let limit = Duration::from_millis(fastrand::Rng::with_seed(number * 31 + round).u64(0..9_000));
+                        let limit = Duration::from_millis(
+                            fastrand::Rng::with_seed(number * 31 + round).u64(0..9_000),
+                        );
                         let from = Instant::now();
                         timer.set(from + limit);
                         timer.passed().await;

@@ -6,9 +6,9 @@ use std::{future::poll_fn, io, task::Poll};
 use tokio::time::Instant;
 
 use super::{
-    exchange::Done,
     buffer::Buffers,
     client::Client,
+    exchange::Done,
     pump::{Broken, Pump, Sink, Source},
     stream::Stream,
     timer::Timer,

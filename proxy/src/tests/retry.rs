@@ -50,14 +50,16 @@ async fn hanging_up(id: &str) -> Instance {
 }
 
 #[tokio::test]
-async fn safe_requests_are_sent_again_and_others_are_not() {
+async fn idempotent_requests_are_sent_again_and_others_are_not() {
     let (good, bad) = (Instance::new("good").await, hanging_up("bad").await);
     let config = alone(|limits| limits.eject_after = 255);
     let world = World::start(config, &[good.endpoint.clone(), bad.endpoint.clone()]).await;
     let mut client = world.client().await;
-    for method in ["GET", "HEAD", "OPTIONS"] {
+    for (method, body) in
+        [("GET", ""), ("GET", "hello"), ("HEAD", ""), ("OPTIONS", ""), ("PUT", "hello"), ("DELETE", "")]
+    {
         for _ in 0..15 {
-            assert_eq!(client.ask(&ask(method, "/", "")).await.status, 200, "{method}");
+            assert_eq!(client.ask(&ask(method, "/", body)).await.status, 200, "{method}");
         }
     }
     let lost = bad.accepted();
@@ -65,7 +67,7 @@ async fn safe_requests_are_sent_again_and_others_are_not() {
     let before = good.count();
     let mut statuses = Vec::new();
     for number in 0..40 {
-        let (method, body) = if number % 2 == 0 { ("POST", "hello") } else { ("DELETE", "") };
+        let (method, body) = if number % 2 == 0 { ("POST", "hello") } else { ("PATCH", "") };
         statuses.push(client.ask(&ask(method, "/", body)).await.status);
     }
     let answered = statuses.iter().filter(|status| **status == 200).count();
@@ -73,15 +75,6 @@ async fn safe_requests_are_sent_again_and_others_are_not() {
     assert_eq!((answered + failed, good.count() - before), (40, answered), "each was sent once");
     assert_eq!(bad.accepted() - lost, failed);
     assert!(failed > 0 && answered > 0, "{statuses:?}");
-}
-
-#[tokio::test]
-async fn a_get_with_a_body_is_not_sent_twice() {
-    let bad = [hanging_up("a").await, hanging_up("b").await];
-    let world = World::of(&[&bad[0], &bad[1]]).await;
-    let mut client = world.client().await;
-    assert_eq!(client.ask(&ask("GET", "/", "hello")).await.status, 502);
-    assert_eq!(bad[0].accepted() + bad[1].accepted(), 1);
 }
 
 #[tokio::test]
@@ -152,7 +145,8 @@ async fn when_all_are_down_the_clients_get_an_error() {
     let mut client = world.client().await;
     for _ in 0..300 {
         let answer = client.ask(&ask("GET", "/", "")).await;
-        assert_eq!((answer.status, answer.text().as_str()), (502, "web could not be reached\n"));
+        assert_eq!(answer.status, 502);
+        assert!(answer.text().contains("refused"), "{}", answer.text());
     }
     assert!(world.metrics().retries_refused.get() > 0, "the budget bounds what an outage adds");
 }
