@@ -22,6 +22,9 @@ mod exchange;
 mod excluded;
 mod forward;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod happy_eyeballs;
 #[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod http1;
