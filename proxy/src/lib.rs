@@ -12,6 +12,8 @@
 //!                                               ^________ retry on another _____|
 //! ```
 
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod accept;
 mod balance;
 mod breaker;
 mod config;
@@ -29,6 +31,7 @@ mod happy_eyeballs;
 #[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod http1;
 mod instance;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod listen;
 mod message;
 mod metrics;
