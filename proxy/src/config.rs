@@ -244,6 +244,9 @@ pub enum Error {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// Connections cannot be accepted.
+    #[error("proxy: cannot begin to accept connections: {0}")]
+    Accept(#[source] std::io::Error),
     /// A worker thread could not be started.
     #[error("proxy: cannot start worker {number}: {source}")]
     Start {

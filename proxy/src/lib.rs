@@ -12,6 +12,8 @@
 //!                                               ^________ retry on another _____|
 //! ```
 
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod accept;
 mod answers;
 mod balance;
 mod breaker;
@@ -20,10 +22,14 @@ mod config;
 mod cookies;
 mod engine;
 mod excluded;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod happy_eyeballs;
 #[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod http1;
 mod instance;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod listen;
 mod metrics;
 mod receipts;

@@ -1,12 +1,83 @@
-//! Listening sockets: one per address and worker, all on the same port (`SO_REUSEPORT`).
+//! Listening sockets.
+//!
+//! [`open`] opens one per address, however many workers there are: `accept` says how connections reach them. One socket
+//! is what can be handed to another process at an upgrade, and no connection is lost in the queue of a socket that closes.
+//! What accepted sockets need is set here once, because Linux copies it to them: `TCP_NODELAY`, without which a small
+//! response waits for the client's acknowledgement of the one before, and keep-alive.
+//!
+//! `TCP_DEFER_ACCEPT` is not set. With it the system would hold back connections whose client has sent nothing yet, and those
+//! are lost when the socket closes, although the client sees them as open.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::config::Error;
+use crate::config::{Error, Listener};
 
 const BACKLOG: i32 = 4096;
+
+/// TCP keep-alive: the time between two questions, and how many stay without an answer before a connection is given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_QUESTIONS: u32 = 4;
+
+/// A listener and its socket, which does not block.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// Which of the configuration's listeners.
+    pub(crate) number: usize,
+    /// The address, with the port that it was given.
+    pub(crate) address: SocketAddr,
+    /// Clients speak TLS.
+    pub(crate) tls: bool,
+    /// The peers that stand for many clients.
+    pub(crate) trusted: crate::config::Networks,
+    /// The socket.
+    pub(crate) socket: std::net::TcpListener,
+}
+
+/// Opens every listener. Port 0 takes a free port. `keepalive` is the time without a packet after which the system asks
+/// whether the client is still there; zero is never.
+///
+/// # Errors
+/// The first address that cannot be listened on, as one whose port another program has, or that there is none.
+pub(crate) fn open(listeners: &[Listener], keepalive: Duration) -> Result<Vec<Bound>, Error> {
+    if listeners.is_empty() {
+        return Err(Error::NoAddress);
+    }
+    let open = |(number, listener): (usize, &Listener)| {
+        let fail = |source| Error::Listen { address: listener.address, source };
+        let socket = shared_socket(listener.address, keepalive).map_err(fail)?;
+        let address = socket.local_addr().map_err(fail)?;
+        let trusted = listener.trusted_networks.clone();
+        Ok(Bound { number, address, tls: listener.tls, trusted, socket })
+    };
+    listeners.iter().enumerate().map(open).collect()
+}
+
+/// The socket that all workers share. Without `SO_REUSEPORT` a port that another program has is an error, even if that one
+/// would share it.
+fn shared_socket(address: SocketAddr, keepalive: Duration) -> io::Result<std::net::TcpListener> {
+    let socket = socket(address)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket, keepalive)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Sets TCP keep-alive for a socket: after how long without a packet the other side is asked; zero is never.
+///
+/// # Errors
+/// That of the system.
+pub(crate) fn keep_alive(socket: &Socket, after: Duration) -> io::Result<()> {
+    if after.is_zero() {
+        return Ok(());
+    }
+    let after = after.max(Duration::from_secs(1));
+    let questions = TcpKeepalive::new().with_time(after).with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&questions.with_retries(KEEPALIVE_QUESTIONS))
+}
 
 /// One worker's listeners, in the order of the addresses.
 pub(crate) type Listeners = Vec<std::net::TcpListener>;
@@ -61,7 +132,50 @@ fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Error;
+    use std::{net::TcpStream, time::Duration};
+
+    use socket2::SockRef;
+
+    use crate::config::{Error, Listener};
+
+    fn here() -> Listener {
+        Listener::plain("127.0.0.1:0".parse().unwrap())
+    }
+
+    #[test]
+    fn an_accepted_socket_has_the_options_of_its_listener() {
+        let bound = super::open(&[here()], Duration::from_secs(77)).unwrap();
+        let _client = TcpStream::connect(bound[0].address).unwrap();
+        bound[0].socket.set_nonblocking(false).unwrap();
+        let (accepted, _) = bound[0].socket.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        let without = super::open(&[here()], Duration::ZERO).unwrap();
+        assert!(!SockRef::from(&without[0].socket).keepalive().unwrap());
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error_that_names_it() {
+        let taken = super::open(&[here()], Duration::ZERO).unwrap();
+        let again = Listener::plain(taken[0].address);
+        let error = super::open(std::slice::from_ref(&again), Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains(&again.address.to_string()), "{error}");
+        drop(taken);
+        let (shared, _owner) = super::bind(&["127.0.0.1:0".parse().unwrap()], 1).unwrap();
+        let error = super::open(&[Listener::plain(shared[0])], Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains(&shared[0].to_string()), "{error}");
+        assert!(matches!(super::open(&[], Duration::ZERO), Err(Error::NoAddress)));
+    }
+
+    #[test]
+    fn ipv6_and_ipv4_stand_side_by_side() {
+        let Ok(six) = super::open(&[Listener::plain("[::]:0".parse().unwrap())], Duration::ZERO) else {
+            return; // A machine without IPv6.
+        };
+        let four = format!("0.0.0.0:{}", six[0].address.port()).parse().unwrap();
+        assert!(super::open(&[Listener::plain(four)], Duration::ZERO).is_ok());
+    }
 
     #[test]
     fn workers_share_a_port() {

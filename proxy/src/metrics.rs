@@ -33,6 +33,12 @@ store::metrics! {
             gauge("waypost.proxy.connections_open", "{connection}", "Client connections that are open.");
         pub connections_refused: counter(
             "waypost.proxy.connections_refused", "{connection}", "Client connections over the limit.");
+        pub connections_refused_client: counter(
+            "waypost.proxy.connections_refused_client", "{connection}",
+            "Client connections over the limit of one client.");
+        pub connections_moved: counter(
+            "waypost.proxy.connections_moved", "{connection}",
+            "Client connections that a stalled worker had not taken and that another worker got.");
         pub in_flight: gauge("waypost.proxy.in_flight", "{request}", "Requests under way to instances.");
         pub idle: gauge("waypost.proxy.idle_connections", "{connection}", "Idle connections to instances.");
         pub drains_shut:

@@ -202,7 +202,8 @@ impl Table {
                 continue;
             }
             for host in &route.hosts {
-                for PathMatch::Prefix(prefix) in &route.paths {
+                for path in &route.paths {
+                    let PathMatch::Prefix(prefix) = path else { continue };
                     router.insert(host.as_str(), prefix, Arc::clone(&split));
                 }
             }

@@ -30,11 +30,10 @@ pub(crate) fn unused_port() -> u16 {
 /// Sites `s0`, `s1`, `s2`; cluster `main` with the gateway domain `gw.example.com`; services `web` and `shop`
 /// (hosts `web.example.com` and `shop.example.com`), and a route of `web.example.com/shop` to `shop`.
 pub(crate) fn sources() -> Sources {
-    let route = |route: &str, host: &str, prefix: &str, to: &str| Route {
-        name: name(route),
-        hosts: vec![host.parse().unwrap()],
-        paths: vec![PathMatch::Prefix(prefix.into())],
-        to: vec![RouteTarget { service: name(to), weight: Weight(100) }],
+    let route = |route: &str, host: &str, prefix: &str, to: &str| {
+        let to = vec![RouteTarget { service: name(to), weight: Weight(100) }];
+        let paths = vec![PathMatch::Prefix(prefix.into())];
+        Route { paths, ..Route::new(name(route), vec![host.parse().unwrap()], to) }
     };
     let recovery = Recovery { hold_down: Span::default(), ..Recovery::default() };
     let domain = Domain { check: None, recovery, ..testing::domain() };

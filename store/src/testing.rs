@@ -7,9 +7,9 @@ use crate::{
     drain::{Drain, DrainId, LEASE, Phase},
     engine::{Endpoint, Index},
     model::{
-        self, Addresses, Authority, Check, Cluster, ConsulService, DarkSite, Domain, Generation,
-        Jurisdiction, Moment, Name, Policy, Probe, Quorum, Recovery, RecoveryMode, RouteBy, Service, Site,
-        SiteTag, Sources, Span, Ttl, Vantage, WhenNone, World, Zone,
+        self, Addresses, Authority, Check, Cluster, DarkSite, Domain, Generation, Jurisdiction, Moment, Name,
+        Policy, Probe, Quorum, Recovery, RecoveryMode, Service, Site, SiteTag, Sources, Span, Ttl, Vantage,
+        WhenNone, World, Zone,
     },
     snapshot::Snapshot,
 };
@@ -184,16 +184,7 @@ pub fn compile(sources: Sources, board: &Board) -> Snapshot {
 /// A service of the cluster `main` with this name, also in the registry.
 #[must_use]
 pub fn service(registered_as: &str) -> Service {
-    Service {
-        name: name(registered_as),
-        uuid: None,
-        cluster: name("main"),
-        consul: ConsulService { service: registered_as.to_owned(), tags: vec![] },
-        hosts: vec![],
-        sites: None,
-        route_by: RouteBy::Gateway,
-        check: None,
-    }
+    Service::new(name(registered_as), name("main"))
 }
 
 /// A drain of an instance, ordered by `ops` at moment 0.

@@ -169,6 +169,12 @@ impl FieldId {
     }
 }
 
+/// Every known name.
+#[cfg(test)]
+pub(super) fn all() -> Vec<FieldId> {
+    KNOWN.iter().map(|(id, _)| *id).collect()
+}
+
 /// Whether a token is this known name in any case of letters. A known name has letters, digits and `-` only, and those are
 /// the same with bit 5 set in a token only if they are the same letter.
 fn is_same(token: &[u8], known: &[u8]) -> bool {

@@ -7,7 +7,7 @@ use super::{
     error::HeadError,
     fields::{FieldId, Fields, Span},
     host::is_host,
-    octets::{text_end, token_end, uri_end},
+    octets::{target_end, text_end, token_end},
     section::{line_end, read_section},
 };
 
@@ -215,7 +215,7 @@ fn method(bytes: &[u8], start: usize) -> Result<Option<Span>, HeadError> {
 }
 
 fn target(bytes: &[u8], start: usize, most: usize) -> Result<Option<Span>, HeadError> {
-    let end = uri_end(bytes, start);
+    let end = target_end(bytes, start);
     if end - start > most {
         return Err(HeadError::LongTarget);
     }

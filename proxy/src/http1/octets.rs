@@ -5,8 +5,11 @@
 
 /// In [`CLASS`]: may be part of a token (RFC 9110 §5.6.2), which are names and methods.
 const TOKEN: u8 = 1;
-/// In [`CLASS`]: may be part of a URI other than in a fragment (RFC 3986 §2), without `%`.
-const URI: u8 = 2;
+/// In [`CLASS`]: may be in the path of a target, or before it in the absolute form (RFC 3986 §2), without `%` and `?`. With
+/// `\`, which no URI has: whether it is refused depends on the route.
+const PATH: u8 = 2;
+/// In [`CLASS`]: may be in the query of a target. A `%` there is the business of the program that reads the query.
+const QUERY: u8 = 32;
 /// In [`CLASS`]: a hexadecimal digit.
 const HEX: u8 = 4;
 /// In [`CLASS`]: may be in a field value: white space, visible, or above 127 (RFC 9110 §5.5).
@@ -32,9 +35,12 @@ const fn classes() -> [u8; 256] {
         }
         if unreserved
             || matches!(octet, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-            || matches!(octet, b':' | b'/' | b'?' | b'[' | b']' | b'@')
+            || matches!(octet, b':' | b'/' | b'[' | b']' | b'@' | b'\\')
         {
-            class |= URI;
+            class |= PATH | QUERY;
+        }
+        if matches!(octet, b'?' | b'%') {
+            class |= QUERY;
         }
         if octet.is_ascii_hexdigit() {
             class |= HEX;
@@ -75,17 +81,17 @@ pub(super) fn token_end(bytes: &[u8], from: usize) -> usize {
     run(bytes, from, TOKEN)
 }
 
-/// Where the run of octets of a URI that starts here ends: at the end, at another octet, or at a `%` that two hexadecimal
-/// digits do not follow.
-pub(super) fn uri_end(bytes: &[u8], from: usize) -> usize {
-    let mut at = run(bytes, from, URI);
-    while bytes.get(at) == Some(&b'%') {
-        match bytes.get(at + 1..at + 3) {
-            Some(&[high, low]) if is(high, HEX) && is(low, HEX) => at = run(bytes, at + 3, URI),
-            _ => break,
+/// Where the run of octets of a target that starts here ends: at the end, at another octet, or at a `%` in the path that two
+/// hexadecimal digits do not follow.
+pub(super) fn target_end(bytes: &[u8], from: usize) -> usize {
+    let mut at = run(bytes, from, PATH);
+    loop {
+        match bytes.get(at..) {
+            Some([b'?', ..]) => return run(bytes, at + 1, QUERY),
+            Some([b'%', high, low, ..]) if is(*high, HEX) && is(*low, HEX) => at = run(bytes, at + 3, PATH),
+            _ => return at,
         }
     }
-    at
 }
 
 fn run(bytes: &[u8], from: usize, class: u8) -> usize {
@@ -158,7 +164,8 @@ mod tests {
         let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let small = letters.to_lowercase();
         assert_eq!(all(TOKEN), format!("!#$%&'*+-.0123456789{letters}^_`{small}|~"));
-        assert_eq!(all(URI), format!("!$&'()*+,-./0123456789:;=?@{letters}[]_{small}~"));
+        assert_eq!(all(PATH), format!("!$&'()*+,-./0123456789:;=@{letters}[\\]_{small}~"));
+        assert_eq!(all(QUERY), format!("!$%&'()*+,-./0123456789:;=?@{letters}[\\]_{small}~"));
         assert_eq!(all(NAME), format!("-.0123456789{letters}_{small}~"));
         let text = (0..=u8::MAX).filter(|&it| is(it, TEXT)).count();
         assert_eq!(text, 256 - 32 - 1 + 1, "all but controls and DEL, and the tab");
@@ -167,7 +174,10 @@ mod tests {
     proptest! {
         #[test]
         fn eight_at_a_time_ends_where_one_at_a_time_ends(
-            bytes in proptest::collection::vec(prop_oneof![Just(b'\t'), Just(0x7f_u8), Just(0x1f), 0x20..=0xff_u8, any::<u8>()], 0..64),
+            bytes in proptest::collection::vec(
+                prop_oneof![Just(b'\t'), Just(0x7f_u8), Just(0x1f), 0x20..=0xff_u8, any::<u8>()],
+                0..64,
+            ),
             from in 0..64_usize,
         ) {
             let from = from.min(bytes.len());

@@ -379,20 +379,19 @@ fn service() -> impl Strategy<Value = Service> {
     let sites = option::of(distinct(name(), 1));
     (name(), uuid, name(), consul, hosts, sites, route_by, option::of(name())).prop_map(
         |(name, uuid, cluster, consul, hosts, sites, route_by, check)| Service {
-            name,
             uuid,
-            cluster,
             consul,
             hosts,
             sites,
             route_by,
             check,
+            ..Service::new(name, cluster)
         },
     )
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    let path = "(/[a-z0-9{,:*&-][a-z0-9{,:*&-]{0,5}){1,3}|/".prop_map(PathMatch::Prefix);
+    let path = "(/[a-z0-9,:*&-][a-z0-9,:*&-]{0,5}){1,3}|/".prop_map(PathMatch::Prefix);
     let targets = distinct(name(), 1).prop_flat_map(|services| {
         let weights = collection::vec(1..=u16::MAX, services.len());
         weights.prop_map(move |weights| {
@@ -401,7 +400,7 @@ fn route() -> impl Strategy<Value = Route> {
         })
     });
     (name(), distinct(domain_name(), 1), distinct(path, 1), targets)
-        .prop_map(|(name, hosts, paths, to)| Route { name, hosts, paths, to })
+        .prop_map(|(name, hosts, paths, to)| Route { paths, ..Route::new(name, hosts, to) })
 }
 
 fn over_ride() -> impl Strategy<Value = Override> {

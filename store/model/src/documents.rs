@@ -7,23 +7,28 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{
-    DomainName, Name, Span, Weight,
+    DomainName, Name, Span,
     words::{tagged, words},
 };
 
 mod check;
 mod domain;
+mod http;
 mod policy;
+mod route;
+mod service;
 mod site;
 mod token;
 mod zone;
 
 pub use check::*;
 pub use domain::*;
+pub use http::*;
 pub use policy::*;
+pub use route::*;
+pub use service::*;
 pub use site::*;
 pub use token::*;
 pub use zone::*;
@@ -157,102 +162,6 @@ pub struct BlastRadius {
     pub percent: u8,
     /// Within how long.
     pub window: Span,
-}
-
-/// What a team registers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Service {
-    /// Its name.
-    pub name: Name,
-    /// Names its UUID domain, `<uuid>.<zone of the cluster>`. When the document has none, the first commit gives it
-    /// [`Service::uuid_in`] the zone of its cluster, and it keeps that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<Uuid>,
-    /// The cluster that serves it.
-    pub cluster: Name,
-    /// What it is in the registry.
-    pub consul: ConsulService,
-    /// Its host names.
-    #[serde(default)]
-    pub hosts: Vec<DomainName>,
-    /// Where it runs; absent: every site of the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sites: Option<Vec<Name>>,
-    /// Where its hosts' CNAMEs point.
-    pub route_by: RouteBy,
-    /// The Check that decides whether an instance answers while its removal from the registry is in doubt; dialled at
-    /// the instance's own port. Absent: it accepts a TCP connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<Name>,
-}
-
-impl Service {
-    /// The UUID of a service whose document has none: version 5 (RFC 9562 §5.5) of `<name>.<zone>` in the namespace of
-    /// domain names, so that independent engines give the same service the same UUID.
-    #[must_use]
-    pub fn uuid_in(name: &Name, zone: &DomainName) -> Uuid {
-        // A zone's text is in lower case and has no final dot.
-        let text = format!("{}.{}", name.as_str().to_lowercase(), zone.as_str());
-        Uuid::new_v5(&Uuid::NAMESPACE_DNS, text.as_bytes())
-    }
-
-    /// Its UUID domain, `<uuid>.<zone of its cluster>`; none while it has no UUID.
-    #[must_use]
-    pub fn uuid_domain(&self, cluster: &Cluster) -> Option<DomainName> {
-        cluster.zone.resolve(&self.uuid?.to_string()).ok()
-    }
-}
-
-/// A service in the registry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ConsulService {
-    /// The name there.
-    pub service: String,
-    /// Only instances that carry all of these.
-    #[serde(default)]
-    pub tags: Vec<String>,
-}
-
-words! {
-    /// Where service domains point.
-    #[derive(Default)]
-    pub enum RouteBy {
-        /// To the cluster's gateway domain.
-        #[default]
-        "gateway" Gateway,
-        /// To the service's own UUID domain.
-        "uuid" Uuid,
-    }
-}
-
-/// What requests go to which service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// Its name.
-    pub name: Name,
-    /// The hosts it applies to.
-    pub hosts: Vec<DomainName>,
-    /// The paths it applies to; the longest match of all routes wins.
-    pub paths: Vec<PathMatch>,
-    /// Where requests go.
-    pub to: Vec<RouteTarget>,
-}
-
-/// A path condition.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PathMatch {
-    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apis`.
-    Prefix(String),
-}
-
-/// One destination of a route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteTarget {
-    /// The service.
-    pub service: Name,
-    /// Its share.
-    pub weight: Weight,
 }
 
 /// A place from which a prober dials.

@@ -35,6 +35,6 @@ pub use input_error::{InputError, InputErrors};
 pub use name::{DomainName, Name, NameError};
 pub use rcode::Rcode;
 pub use tree::{Place, Placed};
-pub use units::{Moment, Span, SpanError, Ttl, Weight};
+pub use units::{Moment, NotASize, Percent, Size, Span, SpanError, Ttl, Weight};
 pub use words::{UnknownWord, Words};
 pub use world::{Checked, MAX_SITES, Origin, Places, Replacement, Sources, Steered, World, ended_overrides};

@@ -171,6 +171,70 @@ impl<'de> Deserialize<'de> for Span {
 #[serde(transparent)]
 pub struct Weight(pub u16);
 
+/// A share in percent. Where it is relative to something else it may exceed 100, as in overprovisioning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Percent(pub u16);
+
+impl Percent {
+    /// As a factor: 140 percent are 1.4.
+    #[must_use]
+    pub fn factor(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", self.0)
+    }
+}
+
+/// A number of bytes in its text form: `500B`, `64KiB`, `10MiB`, `1GiB`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Size(pub u64);
+
+/// What a size should have looked like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a size such as 500B, 64KiB, 10MiB or 1GiB")]
+pub struct NotASize;
+
+const SIZE_UNITS: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+impl FromStr for Size {
+    type Err = NotASize;
+
+    fn from_str(text: &str) -> Result<Self, NotASize> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let (_, scale) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(NotASize)?;
+        let number: u64 = number.parse().map_err(|_| NotASize)?;
+        number.checked_mul(*scale).map(Self).ok_or(NotASize)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |(_, scale): &&(&str, u64)| self.0 >= *scale && self.0.is_multiple_of(*scale);
+        let (unit, scale) = SIZE_UNITS.iter().find(whole).unwrap_or(&("B", 1));
+        write!(f, "{}{unit}", self.0 / scale)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|expected| de::Error::custom(format!("{text:?} is not {expected}")))
+    }
+}
+
 /// A moment by this node's steady clock: milliseconds since the Unix epoch as the wall clock was when
 /// the process started, advanced by the monotonic clock since. It never steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -218,6 +282,18 @@ mod tests {
         for text in ["", "s", "20", "20 s", "-1s", "1.5s", "20sec", "1s1", "99999999999999999999s", "400000d"]
         {
             assert!(text.parse::<Span>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn sizes_read_as_they_print() {
+        for text in ["0B", "500B", "1025B", "64KiB", "10MiB", "1GiB", "3TiB"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+        }
+        assert_eq!("2048KiB".parse::<Size>().unwrap().to_string(), "2MiB");
+        for text in ["", "B", "10", "10MB", "-1B", "1.5KiB", "1 KiB", "99999999999999999999B", "20000000TiB"]
+        {
+            assert!(text.parse::<Size>().is_err(), "{text:?} was accepted");
         }
     }
 

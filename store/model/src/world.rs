@@ -30,8 +30,8 @@ pub use overlays::ended_overrides;
 
 use super::{
     BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, InputError, Kind, Moment, Name,
-    Override, PathMatch, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token,
-    Vantage, Weight, Zone, sha256_hex,
+    Override, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token, Vantage, Weight,
+    Zone, sha256_hex,
 };
 
 /// The most sites. `check` and `apply` refuse more, because rankings are in buffers of a fixed size.
@@ -325,9 +325,8 @@ impl World {
             if hosts.is_empty() {
                 continue;
             }
-            let paths = vec![PathMatch::Prefix("/".to_owned())];
             let to = vec![RouteTarget { service: service.name.clone(), weight: Weight(100) }];
-            routes.push(Route { name: implied_route(&service.name), hosts, paths, to });
+            routes.push(Route::new(implied_route(&service.name), hosts, to));
         }
         routes
     }

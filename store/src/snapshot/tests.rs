@@ -2,20 +2,16 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    model::{ConsulService, OverrideState, OverrideTarget},
+    model::{OverrideState, OverrideTarget},
     testing::{compile, name, sources},
 };
 
 fn service(route_by: RouteBy) -> Service {
     Service {
-        name: name("orders"),
         uuid: Some("6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10".parse().unwrap()),
-        cluster: name("main"),
-        consul: ConsulService { service: "orders".into(), tags: vec![] },
         hosts: vec!["orders.shop.example.com".parse().unwrap(), "orders.example.org".parse().unwrap()],
-        sites: None,
         route_by,
-        check: None,
+        ..Service::new(name("orders"), name("main"))
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn service(fields: &Fields<'_>) -> Option<Service> {
     let name = name?;
     let consul =
         consul.unwrap_or_else(|| ConsulService { service: name.as_str().to_owned(), tags: Vec::new() });
-    Some(Service { name, uuid, cluster: cluster?, consul, hosts, sites, route_by, check })
+    Some(Service { uuid, consul, hosts, sites, route_by, check, ..Service::new(name, cluster?) })
 }
 
 fn consul(field: &Reader<'_>) -> Option<ConsulService> {
@@ -50,7 +50,7 @@ pub(super) fn route(fields: &Fields<'_>) -> Option<Route> {
         fields.not_yet(key, "hosts and paths");
     }
     let to = fields.required("to", "at least one { service, weight }", to);
-    Some(Route { name: name?, hosts: hosts?, paths: paths.unwrap_or_else(everything), to: to? })
+    Some(Route { paths: paths.unwrap_or_else(everything), ..Route::new(name?, hosts?, to?) })
 }
 
 fn path(field: &Reader<'_>) -> Option<PathMatch> {
@@ -58,18 +58,10 @@ fn path(field: &Reader<'_>) -> Option<PathMatch> {
     for key in ["exact", "regex"] {
         fields.not_yet(key, "prefix");
     }
-    let text = fields.required("prefix", "a path such as /api", |field| {
+    fields.required("prefix", "a path such as /api", |field| {
         let text = field.text(1_000)?;
-        let segment = |part: &str| !matches!(part, "" | "." | "..");
-        let octets = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\'));
-        let below = text.strip_prefix('/').filter(|_| octets);
-        let fits = below.is_some_and(|rest| rest.is_empty() || rest.split('/').all(segment));
-        if !fits {
-            field.wrong("a path such as / or /api/v1: whole segments, no slash at its end");
-        }
-        fits.then(|| text.to_owned())
-    });
-    Some(PathMatch::Prefix(text?))
+        PathMatch::prefix(text).map_err(|expected| field.wrong(expected)).ok()
+    })
 }
 
 fn to(field: Reader<'_>) -> Option<Vec<RouteTarget>> {

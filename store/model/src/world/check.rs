@@ -248,8 +248,7 @@ impl Checker<'_> {
             for (n, host) in route.hosts.iter().enumerate() {
                 for path in &route.paths {
                     if let Some(other) = taken.insert((host, path), route) {
-                        let crate::PathMatch::Prefix(prefix) = path;
-                        let problem = format!("{host}{prefix} is taken by the Route {} already", other.name);
+                        let problem = format!("{host}{path} is taken by the Route {} already", other.name);
                         let at = id(Kind::Route, &route.name);
                         self.report(&at, &format!("hosts[{n}]"), problem, "each host and path in one route");
                     }

@@ -1,0 +1,13 @@
+//! The functions behind the fuzz targets of `proxy/fuzz`. Each takes arbitrary octets, and a panic is a finding.
+//!
+//! They are here, behind the feature `fuzzing`, because what they try is private to this crate, and because the seeds of every
+//! target are replayed as tests of this crate.
+
+#![allow(clippy::missing_panics_doc, reason = "panicking is what these functions are for")]
+
+mod http1;
+
+pub use http1::{Head, http1_request, http1_response};
+
+#[cfg(test)]
+mod tests;
