@@ -23,6 +23,8 @@ mod cookies;
 mod exchange;
 mod excluded;
 mod forward;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod forwarded;
 mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -52,6 +54,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod upstream;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod via;
 mod worker;
 
 use std::{
