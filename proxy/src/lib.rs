@@ -22,6 +22,8 @@ mod config;
 mod cookies;
 mod engine;
 mod excluded;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -45,6 +47,8 @@ mod termination;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod via;
 mod worker;
 
 use std::{

@@ -279,7 +279,7 @@ impl Fields {
     }
 
     /// Every field of a known name in their order.
-    pub(crate) fn all(&self, id: FieldId) -> impl Iterator<Item = &Field> {
+    pub(crate) fn all(&self, id: FieldId) -> impl DoubleEndedIterator<Item = &Field> {
         let from = if self.has(id) { self.first[id as usize] as usize } else { self.fields.len() };
         self.fields[from..].iter().filter(move |field| field.id == id)
     }
