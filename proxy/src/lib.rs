@@ -72,7 +72,13 @@ pub use config::{Config, Error, Limits, Listener, Networks};
 pub use metrics::Metrics;
 pub use shared::Phase;
 
-use crate::{listen::Listeners, receipts::Proved, route::Table, shared::Shared};
+use crate::{
+    accept::{Door, Entrance},
+    listen::Bound,
+    receipts::Proved,
+    route::Table,
+    shared::Shared,
+};
 
 /// How long readiness waits for the first reading of discovery after the first snapshot.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(3);
@@ -83,7 +89,7 @@ const RECEIPT_RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
-    listeners: Vec<Listeners>,
+    bound: Vec<Bound>,
 }
 
 /// Status and control of a running gateway; cheap to clone.
@@ -128,16 +134,16 @@ pub struct InstanceStatus {
     pub excluded: bool,
 }
 
-/// Binds every listener of every worker, so that a port in use is an error before anything runs.
+/// Binds every listener, so that a port in use is an error before anything runs.
 ///
 /// # Errors
 /// When there is no address, or one cannot be listened on; the message names it.
 pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
     let workers = config.workers.max(1);
-    let wanted: Vec<_> = config.listeners.iter().map(|it| it.address).collect();
-    let (addresses, listeners) = listen::bind(&wanted, workers)?;
+    let bound = listen::open(&config.listeners, config.limits.tcp_keepalive)?;
+    let addresses = bound.iter().map(|it| it.address).collect();
     let shared = Shared::new(config, handle, addresses, workers);
-    Ok(Proxy { shared, listeners })
+    Ok(Proxy { shared, bound })
 }
 
 impl Proxy {
@@ -165,11 +171,13 @@ impl Proxy {
         shared.handle.listen(Listening { cluster: shared.config.cluster.clone(), ports });
         // Done before the first connection, so that a node with a snapshot serves from it at once.
         let _ = follow_snapshot(&shared);
+        let count = shared.config.workers.max(1);
+        let (entrance, doors) = accept::start(self.bound, count, &shared.places, &shared.metrics)?;
         let mut workers = FuturesUnordered::new();
-        for (number, listeners) in self.listeners.into_iter().enumerate() {
-            workers.push(start(&shared, number, listeners)?);
+        for (number, door) in doors.into_iter().enumerate() {
+            workers.push(start(&shared, number, door)?);
         }
-        let shutdown = shutdown(&shared);
+        let shutdown = shutdown(&shared, &entrance);
         let watching = async {
             tokio::join!(
                 follow_snapshots(&shared),
@@ -198,7 +206,7 @@ struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.0.phase.send_replace(Phase::Closing);
+        self.0.close();
     }
 }
 
@@ -206,15 +214,14 @@ impl Drop for CloseOnDrop {
 fn start(
     shared: &Arc<Shared>,
     number: usize,
-    listeners: Listeners,
+    door: Door,
 ) -> Result<impl Future<Output = Result<(), Error>> + use<>, Error> {
     let (done, ended) = oneshot::channel();
     let own = Arc::clone(shared);
     std::thread::Builder::new()
         .name(format!("proxy-{number}"))
         .spawn(move || {
-            let _ =
-                done.send(vital::thread("a worker of the gateway", || serve::run(own, number, listeners)));
+            let _ = done.send(vital::thread("a worker of the gateway", || serve::run(own, number, door)));
         })
         .map_err(|source| Error::Start { number, source })?;
     Ok(async move {
@@ -227,11 +234,12 @@ fn start(
 }
 
 /// Goes through the phases of a graceful shutdown once it was requested.
-async fn shutdown(shared: &Shared) {
+async fn shutdown(shared: &Shared, entrance: &Entrance) {
     let mut phase = shared.phase.subscribe();
     if phase.wait_for(|phase| *phase >= Phase::Lameduck).await.is_ok() {
         tokio::time::sleep(shared.config.lameduck).await;
-        shared.phase.send_replace(Phase::Closing);
+        shared.close();
+        entrance.close();
     }
     // The gateway has ended when its workers have.
     std::future::pending::<()>().await;
@@ -352,13 +360,7 @@ async fn send_receipts(shared: &Shared) {
 impl ProxyHandle {
     /// Starts a graceful shutdown; a second call changes nothing.
     pub fn shut_down(&self) {
-        self.shared.phase.send_if_modified(|phase| {
-            let serving = *phase == Phase::Serving;
-            if serving {
-                *phase = Phase::Lameduck;
-            }
-            serving
-        });
+        self.shared.begin_lameduck();
     }
 
     /// The addresses it listens on.
@@ -403,7 +405,7 @@ impl ProxyHandle {
             phase: shared.phase(),
             unready: shared.unready(),
             generation: shared.table.load().as_ref().map(|table| table.generation()),
-            connections: shared.connections.load(Ordering::Relaxed),
+            connections: shared.places.open(),
             in_flight: shared.instances.in_flight(),
             instances: instances.collect(),
         }

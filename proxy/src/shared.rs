@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -16,7 +16,9 @@ use store::{
 };
 use tokio::sync::{Notify, watch};
 
-use crate::{config::Config, instance::Instances, metrics::Metrics, resolve::Names, route::Table};
+use crate::{
+    accept::Places, config::Config, instance::Instances, metrics::Metrics, resolve::Names, route::Table,
+};
 
 /// The phase of a gateway's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +44,10 @@ pub(crate) struct Shared {
     pub(crate) instances: Arc<Instances>,
     pub(crate) names: Names,
     pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) connections: AtomicUsize,
+    /// The same, to be read for every request without a lock.
+    phase_now: AtomicU8,
+    /// The connections of clients.
+    pub(crate) places: Arc<Places>,
     /// Discovery was read for every service in use, or took longer than `DISCOVERY_PATIENCE`.
     pub(crate) discovered: AtomicBool,
     /// The drains that each worker obeys.
@@ -58,7 +63,11 @@ impl Shared {
         workers: usize,
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
+        let limits = &config.limits;
+        let (most, each) = (limits.max_connections, limits.max_connections_per_client);
         Arc::new(Self {
+            places: Places::new(most, each, workers, Arc::clone(&metrics)),
+            phase_now: AtomicU8::new(0),
             config,
             following: handle.follow_services(),
             handle,
@@ -68,7 +77,6 @@ impl Shared {
             table: ArcSwapOption::empty(),
             names: Names::default(),
             phase: watch::Sender::new(Phase::Serving),
-            connections: AtomicUsize::new(0),
             discovered: AtomicBool::new(false),
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),
             acknowledged: Notify::new(),
@@ -84,7 +92,32 @@ impl Shared {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        match self.phase_now.load(Ordering::Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Lameduck,
+            _ => Phase::Closing,
+        }
+    }
+
+    fn enter(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < next;
+            if forward {
+                self.phase_now.store(next as u8, Ordering::Relaxed);
+                *phase = next;
+            }
+            forward
+        });
+    }
+
+    /// Load balancers are to send no more traffic from now on.
+    pub(crate) fn begin_lameduck(&self) {
+        self.enter(Phase::Lameduck);
+    }
+
+    /// No connection is accepted from now on.
+    pub(crate) fn close(&self) {
+        self.enter(Phase::Closing);
     }
 
     pub(crate) fn is_closing(&self) -> bool {

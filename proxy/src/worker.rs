@@ -240,8 +240,6 @@ impl Worker {
     /// Counts a client connection in; the count falls when the value is dropped.
     pub(crate) fn count_connection(self: &Rc<Self>) -> OpenConnection {
         self.open_connections.set(self.open_connections.get() + 1);
-        self.metrics().connections.increment();
-        self.metrics().connections_open.increment();
         OpenConnection(Rc::clone(self))
     }
 
@@ -266,7 +264,6 @@ pub(crate) struct OpenConnection(Rc<Worker>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open_connections.set(self.0.open_connections.get() - 1);
-        self.0.metrics().connections_open.decrement();
         self.0.ended.notify_one();
     }
 }
