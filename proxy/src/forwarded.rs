@@ -34,7 +34,7 @@ use std::{
 use self::walk::Claims;
 use crate::http1::{self, FieldId};
 
-const FOR_LINE: &[u8] = b"X-Forwarded-For: ";
+const FOR_LINE: &[u8] = b"x-forwarded-for: ";
 /// The longest text of an address: `ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff`.
 const MAX_ADDRESS: usize = 39;
 /// The longest lines of a connection: the address twice, the scheme and the port.
@@ -135,7 +135,7 @@ impl Hop {
         // It fits: MAX_LINES is the length with the longest address, scheme and port (a test).
         let _ = write!(
             rest,
-            "X-Forwarded-For: {address}\r\nX-Real-IP: {address}\r\nX-Forwarded-Proto: {}\r\nX-Forwarded-Port: {port}\r\n",
+            "x-forwarded-for: {address}\r\nx-real-ip: {address}\r\nx-forwarded-proto: {}\r\nx-forwarded-port: {port}\r\n",
             scheme.as_str()
         );
         let length = octets(MAX_LINES - rest.len());
@@ -225,7 +225,7 @@ impl Hop {
             // Writing to a vector cannot fail.
             let _ = write!(
                 out,
-                "\r\nX-Real-IP: {}\r\nX-Forwarded-Proto: {}\r\nX-Forwarded-Port: {}\r\n",
+                "\r\nx-real-ip: {}\r\nx-forwarded-proto: {}\r\nx-forwarded-port: {}\r\n",
                 origin.client,
                 origin.scheme.as_str(),
                 origin.port
@@ -235,12 +235,12 @@ impl Hop {
         }
         let claimed = origin.host.unwrap_or(host);
         if !claimed.is_empty() {
-            out.extend_from_slice(b"X-Forwarded-Host: ");
+            out.extend_from_slice(b"x-forwarded-host: ");
             out.extend_from_slice(claimed);
             out.extend_from_slice(b"\r\n");
         }
         if standard {
-            out.extend_from_slice(b"Forwarded: ");
+            out.extend_from_slice(b"forwarded: ");
             if self.trusted {
                 append_list(out, lines(FieldId::Forwarded).filter(|it| element::is_list(it)));
             }

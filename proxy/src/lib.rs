@@ -40,14 +40,12 @@ mod retry_budget;
 mod route;
 mod serve;
 mod shared;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod target;
 mod termination;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod via;
 mod worker;
 

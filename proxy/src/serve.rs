@@ -10,7 +10,8 @@ use tokio::{
 
 use crate::{
     accept::{Accepted, Door},
-    engine::{connection, stream::Stream},
+    engine::{client::Client, connection, stream::Stream},
+    forwarded::{Hop, Scheme},
     shared::Shared,
     worker::Worker,
 };
@@ -52,12 +53,15 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
 }
 
 fn spawn(worker: &Rc<Worker>, accepted: Accepted) -> std::io::Result<()> {
-    let Accepted { stream, peer, local, place, .. } = accepted;
-    let stream = TcpStream::from_std(stream)?;
+    let Accepted { stream, peer, local, listener, place } = accepted;
+    let stream = Stream::Plain(TcpStream::from_std(stream)?);
+    let trusted =
+        worker.shared.config.listeners.get(listener).is_some_and(|it| it.trusted_networks.contain(peer.ip()));
+    let hop = Hop::new(peer, local.port(), Scheme::Http, trusted);
     let open = worker.count_connection();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        connection::serve(worker, Stream::Plain(stream), peer, local).await;
+        connection::serve(worker, Client::new(stream, peer, hop, listener)).await;
         drop((place, open));
     });
     Ok(())

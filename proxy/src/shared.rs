@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     accept::Places, config::Config, instance::Instances, metrics::Metrics, resolve::Names, route::Table,
+    via::Via,
 };
 
 /// The phase of a gateway's life.
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) via: Via,
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
     pub(crate) names: Names,
@@ -68,6 +70,7 @@ impl Shared {
         Arc::new(Self {
             places: Places::new(most, each, workers, Arc::clone(&metrics)),
             phase_now: AtomicU8::new(0),
+            via: Via::new(&config.node),
             config,
             following: handle.follow_services(),
             handle,

@@ -20,7 +20,7 @@ impl Via {
     /// For a node of this name, which is written as the pseudonym of its host; `waypost` if it is not a token.
     pub(crate) fn new(node: &str) -> Self {
         let node = if crate::cookies::is_token(node.as_bytes()) { node } else { "waypost" };
-        let line = |version: &str| format!("Via: {version} {node}\r\n").into_bytes().into();
+        let line = |version: &str| format!("via: {version} {node}\r\n").into_bytes().into();
         Self { to_1_0: line("1.0"), to_1_1: line("1.1"), to_2: line("2") }
     }
 
@@ -78,10 +78,10 @@ mod tests {
     #[test]
     fn via_names_the_version_and_the_node() {
         let via = Via::new("gw-1");
-        assert_eq!(via.line(Received::Http10), b"Via: 1.0 gw-1\r\n");
-        assert_eq!(via.line(Received::Http11), b"Via: 1.1 gw-1\r\n");
-        assert_eq!(via.line(Received::Http2), b"Via: 2 gw-1\r\n");
-        assert_eq!(Via::new("a b").line(Received::Http11), b"Via: 1.1 waypost\r\n");
+        assert_eq!(via.line(Received::Http10), b"via: 1.0 gw-1\r\n");
+        assert_eq!(via.line(Received::Http11), b"via: 1.1 gw-1\r\n");
+        assert_eq!(via.line(Received::Http2), b"via: 2 gw-1\r\n");
+        assert_eq!(Via::new("a b").line(Received::Http11), b"via: 1.1 waypost\r\n");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::Limits,
+    forwarded::Hop,
     http1::{Fields, HeadError, HeadLimits, RequestLine, read_request},
 };
 
@@ -35,8 +36,10 @@ pub(crate) struct Client {
     pub(crate) input: Option<Buffer>,
     /// The client's address.
     pub(crate) peer: SocketAddr,
-    /// Our own.
-    pub(crate) local: SocketAddr,
+    /// What its requests have in common about where they come from.
+    pub(crate) hop: Hop,
+    /// Which of the configuration's listeners it came to.
+    pub(crate) listener: usize,
     /// Requests on it so far.
     pub(crate) requests: u32,
     /// The client has ended its side.
@@ -66,8 +69,8 @@ pub(crate) enum HeadRead {
 }
 
 impl Client {
-    pub(crate) const fn new(stream: Stream, peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { stream, input: None, peer, local, requests: 0, ended: false, scanned: 0 }
+    pub(crate) const fn new(stream: Stream, peer: SocketAddr, hop: Hop, listener: usize) -> Self {
+        Self { stream, input: None, peer, hop, listener, requests: 0, ended: false, scanned: 0 }
     }
 
     /// Completes when there is something to read, or the connection has ended.

@@ -3,7 +3,7 @@
 //! While a connection is idle its task is small and holds no buffer. What serves requests is a second, larger future on
 //! the heap, which lives while requests follow each other and ends a little after the last.
 
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use tokio::time::Instant;
 
@@ -13,7 +13,6 @@ use super::{
     exchange::Done,
     own_answer,
     request::{self, Step},
-    stream::Stream,
     timer::Timer,
 };
 use crate::{answers::Reason, worker::Worker};
@@ -30,8 +29,7 @@ enum Next {
 }
 
 /// Serves a client's connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: Stream, peer: SocketAddr, local: SocketAddr) {
-    let mut client = Client::new(stream, peer, local);
+pub(crate) async fn serve(worker: Rc<Worker>, mut client: Client) {
     let timer = worker.wheel.timer();
     let done = loop {
         if !wait(&worker, &mut client, &timer).await {

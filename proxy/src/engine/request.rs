@@ -4,7 +4,7 @@
 //! free for the body. Heads are never passed on as they came: fields about the connection are removed (RFC 9110
 //! §7.6.1), the framing is ours, and the gateway sets its own fields.
 
-use std::{borrow::Cow, io::Write as _, net::IpAddr, ops::Range, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, ops::Range, sync::Arc};
 
 use store::handle::asks_strictly;
 
@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     answers::Reason,
+    forwarded::{self, Family},
     http1::{
-        BodyLength, ConnectionOptions, Field, FieldId, Fields, HeadError, Method, RequestLine, Version,
+        BodyLength, ConnectionOptions, Field, FieldId, Fields, Form, HeadError, Method, RequestLine, Version,
         connection_options, decimal, end_of_head, field, request_body,
     },
     route::Table,
     target::{self, Authority, Target},
+    via::{MaxForwards, Received},
     worker::Worker,
 };
 
@@ -126,11 +128,12 @@ impl<'a> Request<'a> {
             worker.metrics().loops.increment();
             return Err(self.answer(Reason::Loop, "forwarding loop between gateways"));
         }
+        let max_forwards = self.max_forwards()?;
         let Some(backend) = split.draw(|below| fastrand::u32(..below)) else {
             return Err(self.answer(Reason::NoWeight, "every weight of this route is zero"));
         };
         let mut text = worker.buffers.text();
-        self.write_head(&mut text, &target, authority, hops + 1, worker, client);
+        self.write_head(&mut text, &target, authority, (hops + 1, max_forwards), worker, client);
         let modern = self.line.version == Version::Http11;
         let plan = Plan {
             table,
@@ -195,6 +198,22 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// The value that the field `Max-Forwards` is sent on with, if it is another than the client's (RFC 9110 §7.6.2).
+    fn max_forwards(&self) -> Result<Option<u32>, Step> {
+        if !self.fields.has(FieldId::MaxForwards) {
+            return Ok(None);
+        }
+        let lines = self.fields.all(FieldId::MaxForwards).map(|it| it.value.get(self.octets));
+        match MaxForwards::of(self.line.method.get(self.octets), lines) {
+            MaxForwards::Ignored => Ok(None),
+            MaxForwards::Forward(left) => Ok(Some(left)),
+            MaxForwards::Answer => Err(self.answer(Reason::Ready, "this gateway is the last recipient")),
+            MaxForwards::Malformed => {
+                Err(Step::Refuse(Reason::BadRequest, "Max-Forwards is not one number".into()))
+            }
+        }
+    }
+
     /// How many gateways the request has come through.
     fn hops(&self) -> u8 {
         let value = self.fields.value(FieldId::Hops, self.octets);
@@ -215,12 +234,13 @@ impl<'a> Request<'a> {
     }
 
     /// Writes the head for the instance.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one head")]
     fn write_head(
         &self,
         text: &mut Vec<u8>,
         target: &Target<'_>,
         authority: Option<&Authority<'_>>,
-        hops: u8,
+        (hops, max_forwards): (u8, Option<u32>),
         worker: &Worker,
         client: &Client,
     ) {
@@ -239,18 +259,33 @@ impl<'a> Request<'a> {
         }
         let host = host_at..text.len();
         text.extend_from_slice(b"\r\n");
-        for field in self.fields.iter().filter(|it| self.passes(it)) {
+        let trusted = client.hop.trusted();
+        for field in self.fields.iter().filter(|it| self.passes(it, trusted, max_forwards.is_none())) {
             pass(text, field, octets, false);
+        }
+        if let Some(left) = max_forwards {
+            number(text, b"max-forwards", u64::from(left));
         }
         self.write_own_fields(text, host, hops, worker, client);
         end_of_head(text);
     }
 
     /// True for fields that are passed on as they are.
-    fn passes(&self, field: &Field) -> bool {
+    fn passes(&self, field: &Field, trusted: bool, max_forwards: bool) -> bool {
         match field.id {
-            FieldId::Host | FieldId::ContentLength | FieldId::Hops | FieldId::Via => false,
-            FieldId::XForwardedFor | FieldId::XForwardedProto | FieldId::XForwardedHost => false,
+            FieldId::Host | FieldId::ContentLength | FieldId::Hops => false,
+            FieldId::Other
+            | FieldId::Forwarded
+            | FieldId::XRealIp
+            | FieldId::XForwardedFor
+            | FieldId::XForwardedProto
+            | FieldId::XForwardedHost
+            | FieldId::XForwardedPort
+                if forwarded::is_replaced(field.name.get(self.octets), trusted) =>
+            {
+                false
+            }
+            FieldId::MaxForwards => max_forwards,
             FieldId::Trailer => self.body == BodyLength::Chunked,
             FieldId::Expect => self.expects,
             _ => !self.options.strips(field, self.fields, self.octets),
@@ -278,20 +313,18 @@ impl<'a> Request<'a> {
         } else if self.options.te_trailers && self.line.version == Version::Http11 {
             text.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
         }
-        text.extend_from_slice(b"x-forwarded-for: ");
-        self.push_list(text, FieldId::XForwardedFor);
-        let _ = write!(text, "{}", client.peer.ip().to_canonical());
-        text.extend_from_slice(b"\r\nx-forwarded-proto: http\r\n");
-        if !host.is_empty() {
-            text.extend_from_slice(b"x-forwarded-host: ");
-            text.extend_from_within(host);
-            text.extend_from_slice(b"\r\n");
-        }
-        text.extend_from_slice(b"via: ");
-        self.push_list(text, FieldId::Via);
-        text.extend_from_slice(if self.line.version == Version::Http11 { b"1.1 " } else { b"1.0 " });
-        text.extend_from_slice(worker.shared.config.node.as_bytes());
-        text.extend_from_slice(b"\r\n");
+        let networks = &worker.shared.config.listeners[client.listener].trusted_networks;
+        let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
+        let origin = client.hop.origin(Family::XForwarded, lines, |address| networks.contain(address));
+        let standard = self.fields.has(FieldId::Forwarded);
+        text.extend_from_slice(worker.shared.via.line(match self.line.version {
+            Version::Http11 => Received::Http11,
+            Version::Http10 => Received::Http10,
+        }));
+        // Only a URL as target has another host than the field; the copy is rare.
+        let url_host = matches!(self.line.form, Form::Absolute { .. }).then(|| text[host].to_vec());
+        let host = url_host.as_deref().or(self.fields.value(FieldId::Host, self.octets)).unwrap_or_default();
+        client.hop.append_to(text, &origin, host, standard, lines);
         number(text, b"waypost-hops", u64::from(hops));
     }
 

@@ -62,9 +62,9 @@ fn claims_of_strangers_are_replaced() {
     assert_eq!((found.scheme, found.port, found.host), (Scheme::Http, 8080, None));
     assert_eq!(
         written(&hop, &claims, "shop.example:8080"),
-        "X-Forwarded-For: 203.0.113.7\r\nX-Real-IP: 203.0.113.7\r\nX-Forwarded-Proto: http\r\n\
-         X-Forwarded-Port: 8080\r\nX-Forwarded-Host: shop.example:8080\r\n\
-         Forwarded: for=203.0.113.7;host=\"shop.example:8080\";proto=http\r\n"
+        "x-forwarded-for: 203.0.113.7\r\nx-real-ip: 203.0.113.7\r\nx-forwarded-proto: http\r\n\
+         x-forwarded-port: 8080\r\nx-forwarded-host: shop.example:8080\r\n\
+         forwarded: for=203.0.113.7;host=\"shop.example:8080\";proto=http\r\n"
     );
 }
 
@@ -81,8 +81,8 @@ fn a_trusted_peer_is_believed_and_added() {
     assert_eq!((found.scheme, found.port), (Scheme::Https, 443), "https behind a terminator");
     assert_eq!(
         written(&hop, &claims, "inside"),
-        "X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\nX-Real-IP: 203.0.113.7\r\n\
-         X-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\nX-Forwarded-Host: shop.example\r\n"
+        "x-forwarded-for: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\nx-real-ip: 203.0.113.7\r\n\
+         x-forwarded-proto: https\r\nx-forwarded-port: 443\r\nx-forwarded-host: shop.example\r\n"
     );
 }
 
@@ -258,7 +258,7 @@ fn forwarded_is_written_with_quotes_where_they_are_needed() {
     assert_eq!(out, br#""a\"b\\c""#);
     let claims = fields(&[(FieldId::Forwarded, "for=\"192.0.2.9"), (FieldId::Forwarded, "for=192.0.2.7")]);
     let lines = written(&hop("10.0.0.1:1", Scheme::Http), &claims, "");
-    assert!(lines.ends_with("Forwarded: for=192.0.2.7, for=10.0.0.1;proto=http\r\n"), "{lines}");
+    assert!(lines.ends_with("forwarded: for=192.0.2.7, for=10.0.0.1;proto=http\r\n"), "{lines}");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn the_longest_lines_fit() {
     let longest = Hop::new(SocketAddr::new(longest.peer(), 1), 65_535, Scheme::Https, false);
     let lines = &longest.lines[..usize::from(longest.length)];
     assert_eq!(lines.len(), MAX_LINES);
-    assert!(lines.ends_with(b"X-Forwarded-Port: 65535\r\n"));
+    assert!(lines.ends_with(b"x-forwarded-port: 65535\r\n"));
     assert_eq!(longest.peer_text().len(), MAX_ADDRESS);
     assert_eq!(hop("192.0.2.1:1", Scheme::Http).peer_text(), b"192.0.2.1");
 }
