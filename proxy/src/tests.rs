@@ -6,6 +6,8 @@ mod client;
 mod discovery;
 mod drain;
 mod ending;
+mod faults;
+mod http;
 mod instances;
 mod names;
 mod refusals;

@@ -10,7 +10,7 @@ use tokio::{
 /// A connection to the gateway.
 pub(super) struct Client {
     pub(super) stream: TcpStream,
-    unread: Vec<u8>,
+    pub(super) unread: Vec<u8>,
 }
 
 /// A complete response.

@@ -1,0 +1,222 @@
+//! Slow and broken peers: whom a failure is blamed on, and what ends it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    instances::{Instance, read_head},
+    world::{World, alone},
+};
+use crate::testing::eventually;
+
+const SHORT: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn a_client_that_stops_in_an_upload_gets_a_408_and_blames_nobody() {
+    let (home, away) = (Instance::new("home").await, Instance::new("away").await.in_site("s0"));
+    let config = alone(|limits| limits.body_timeout = SHORT);
+    let world = World::start(config, &[home.endpoint.clone(), away.endpoint.clone()]).await;
+    for framing in
+        ["Content-Length: 100\r\n\r\n0123456789", "Transfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n"]
+    {
+        for method in ["POST", "PUT"] {
+            let mut clients = Vec::new();
+            for _ in 0..15 {
+                let mut client = world.client().await;
+                client.send(format!("{method} / HTTP/1.1\r\nHost: web.example.com\r\n{framing}")).await;
+                clients.push(client);
+            }
+            for mut client in clients {
+                let answer = client.answer().await;
+                assert_eq!((answer.status, answer.field("connection")), (408, Some("close")));
+                assert!(client.is_closed().await);
+            }
+        }
+    }
+    assert_eq!(world.metrics().ejections.get(), 0);
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await, (200, "home".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_an_octet_now_and_then_is_not_waited_for() {
+    let home = Instance::new("home").await;
+    let config = alone(|limits| (limits.min_request_rate, limits.rate_grace) = (100_000, SHORT));
+    let world = World::start(config, std::slice::from_ref(&home.endpoint)).await;
+    let stream = tokio::net::TcpStream::connect(world.address()).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    write
+        .write_all(b"POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 100000\r\n\r\n")
+        .await
+        .unwrap();
+    let dripping = tokio::spawn(async move {
+        while write.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let mut said = vec![0; 1_024];
+    let octets = read.read(&mut said).await.unwrap();
+    assert!(said[..octets].starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&said[..octets]));
+    dripping.abort();
+    assert_eq!(world.metrics().ejections.get(), 0);
+}
+
+/// An instance whose responses have a large body, written as fast as it is read.
+async fn large() -> Instance {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
+        let piece = vec![0; 100_000];
+        for _ in 0..1_000 {
+            if stream.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    };
+    Instance::scripted("web-1", serve).await
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_and_holds_its_instance_no_longer() {
+    let web = large().await;
+    let config = alone(|limits| limits.send_timeout = SHORT);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    eventually("it is served", || world.metrics().in_flight.get() == 1).await;
+    eventually("it is cut", || world.metrics().in_flight.get() == 0).await;
+    eventually("the instance's connection is closed", || web.open() == 0).await;
+    assert_eq!(world.metrics().ejections.get(), 0, "the instance is not to blame");
+    assert!(client.answer_to(false).await.is_err(), "the client does not take it for complete");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_cut() {
+    let web = large().await;
+    let config = alone(|limits| (limits.min_response_rate, limits.rate_grace) = (100_000_000, SHORT));
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    let mut piece = [0; 10_000];
+    let mut read = 0;
+    while let Ok(octets @ 1..) = client.stream.read(&mut piece).await {
+        read += octets;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(read < 100_000_000, "it was cut");
+    eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_stops_in_its_response_is_cut() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\nsome").await;
+        let _ = stream.read(&mut [0]).await;
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let config = alone(|limits| limits.response_idle = SHORT);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    assert!(client.answer_to(false).await.is_err());
+    eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
+    assert_eq!(world.metrics().short_answers.get(), 1);
+}
+
+#[tokio::test]
+async fn heads_and_idle_connections_have_a_time_limit() {
+    let web = Instance::new("web-1").await;
+    let config = alone(|limits| (limits.header_timeout, limits.client_idle) = (SHORT, SHORT * 4));
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let mut slow = world.client().await;
+    slow.send("GET / HTTP/1.1\r\nHost:").await;
+    assert_eq!(slow.answer().await.status, 408);
+    assert!(slow.is_closed().await);
+    let mut idle = world.client().await;
+    assert!(idle.is_closed().await, "it never sent anything");
+    let mut kept = world.client().await;
+    assert_eq!(kept.get("web.example.com", "/").await.status, 200);
+    assert!(kept.is_closed().await, "it had no other request");
+}
+
+#[tokio::test]
+async fn the_number_of_requests_on_a_connection_is_limited() {
+    let web = Instance::new("web-1").await;
+    let config = alone(|limits| limits.max_requests_per_connection = 3);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    let mut closing = Vec::new();
+    for _ in 0..3 {
+        closing.push(client.get("web.example.com", "/").await.field("connection").map(str::to_owned));
+    }
+    assert_eq!(closing, [None, None, Some("close".to_owned())]);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn bodies_have_a_limit() {
+    let web = Instance::new("web-1").await;
+    let config = alone(|limits| limits.max_body_bytes = Some(1_000));
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let post = |length: usize| {
+        format!(
+            "POST /echo HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: {length}\r\n\r\n{}",
+            "x".repeat(length)
+        )
+    };
+    let chunked = |length: usize| {
+        let head = "POST /echo HTTP/1.1\r\nHost: web.example.com\r\nTransfer-Encoding: chunked\r\n\r\n";
+        format!("{head}{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length))
+    };
+    for (request, status) in
+        [(post(1_000), 200), (post(1_001), 413), (chunked(1_000), 200), (chunked(1_001), 413)]
+    {
+        assert_eq!(world.client().await.ask(&request).await.status, status);
+    }
+    assert_eq!(web.count(), 2);
+}
+
+#[tokio::test]
+async fn the_keep_alive_time_of_an_instance_is_kept() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0, max=9\r\nContent-Length: 2\r\n\r\nok")
+                .await;
+        }
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    for _ in 0..3 {
+        let answer = client.get("web.example.com", "/").await;
+        assert_eq!((answer.text().as_str(), answer.field("keep-alive")), ("ok", None));
+    }
+    assert_eq!(web.accepted(), 3, "no connection is used after the instance may have closed it");
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_when_it_is_used_again_costs_no_post() {
+    // Every connection is closed right after its first response, so that most of them end at the moment of reuse.
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(octet) = stream.read_u8().await else { return };
+            head.push(octet);
+        }
+        let mut body = [0; 5];
+        let _ = stream.read_exact(&mut body).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    let post = "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 5\r\n\r\nhello";
+    for number in 0..300 {
+        assert_eq!(client.ask(post).await.status, 200, "request {number}");
+    }
+    assert_eq!(world.metrics().ejections.get(), 0);
+}
