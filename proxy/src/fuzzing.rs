@@ -6,8 +6,10 @@
 #![allow(clippy::missing_panics_doc, reason = "panicking is what these functions are for")]
 
 mod http1;
+mod proxy_header;
 
 pub use http1::{Head, http1_request, http1_response};
+pub use proxy_header::proxy_header;
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,8 @@ mod instance;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod listen;
 mod metrics;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
+mod proxy_protocol;
 mod receipts;
 mod resolve;
 mod retry_budget;

@@ -19,3 +19,8 @@ fn requests() {
 fn answers() {
     seeds("http1_response", super::http1_response);
 }
+
+#[test]
+fn proxy_headers() {
+    seeds("proxy_header", super::proxy_header);
+}

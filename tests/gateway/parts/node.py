@@ -167,9 +167,9 @@ class Node:
         self.process = self.folder.start(self.name, [self.program, "run", "--config", self.config])
         return self
 
-    def cli(self, *arguments):
+    def cli(self, *arguments, patience=60):
         server = f"http://127.0.0.1:{(self.engine or self).admin}"
-        return subprocess.run([self.program, *arguments, "--server", server], capture_output=True, text=True)
+        return subprocess.run([self.program, *arguments, "--server", server], capture_output=True, text=True, timeout=patience)
 
     def apply(self, text):
         eventually("control", lambda: fetch(f"http://127.0.0.1:{(self.engine or self).admin}/livez"))
