@@ -176,7 +176,7 @@ fn load_is_spread_by_weight_and_requests_under_way() {
     let candidates = world.candidates(&names);
     let busy = Arc::clone(&candidates.home.passing[0].instance);
     let counting = Arc::new(Instances::default());
-    let _flights: Vec<_> = (0..5).map(|_| counting.begin(&busy)).collect();
+    let _flights: Vec<_> = (0..5).map(|_| counting.begin(&busy, Moment(0))).collect();
     let picks = world.picks(&names, &[], &[]);
     assert_eq!(picks.get("a"), None, "both others are always less loaded");
 }

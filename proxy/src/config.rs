@@ -153,6 +153,9 @@ pub struct Limits {
     /// How long a client that has ended its side of the connection waits for a response; then it is taken for gone, and the
     /// request is cancelled at the instance. More suits scripts that close their half and wait, less frees instances sooner.
     pub client_fin_timeout: Duration,
+    /// How long a drain waits for the requests in flight to its instance; then they are cut, and the log names them. Less
+    /// ends drains sooner, more suits long downloads and WebSockets.
+    pub drain_deadline: Duration,
     /// How long an upgraded connection (such as a WebSocket) may stay without a byte in either direction.
     pub upgrade_idle: Duration,
     /// How long a request body waits for `100 Continue` of an instance before it is sent anyway (RFC 9110 §10.1.1).
@@ -211,6 +214,7 @@ impl Default for Limits {
             response_timeout: Duration::from_secs(30),
             response_idle: Duration::from_secs(60),
             client_fin_timeout: Duration::from_secs(2),
+            drain_deadline: Duration::from_secs(300),
             upgrade_idle: Duration::from_secs(3600),
             continue_timeout: Duration::from_secs(1),
             request_buffer: 64 * 1024,

@@ -30,9 +30,16 @@ pub(crate) struct Instance {
     in_flight: AtomicUsize,
     /// How many workers have ejected it.
     pub(crate) ejected_by: AtomicUsize,
+    /// Requests that began before this moment are cut: milliseconds, as in [`Moment`].
+    cut_before: AtomicU64,
 }
 
 impl Instance {
+    /// Cuts the requests in flight that began before this moment.
+    pub(crate) fn cut(&self, before: Moment) {
+        self.cut_before.fetch_max(before.0, Ordering::Relaxed);
+    }
+
     /// Requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
@@ -91,6 +98,7 @@ impl Instances {
             endpoint: endpoint.clone(),
             in_flight: AtomicUsize::new(0),
             ejected_by: AtomicUsize::new(0),
+            cut_before: AtomicU64::new(0),
         });
         known.insert(key, Arc::downgrade(&instance));
         instance
@@ -106,10 +114,10 @@ impl Instances {
     }
 
     /// Counts a request in.
-    pub(crate) fn begin(self: &Arc<Self>, instance: &Arc<Instance>) -> InFlight {
+    pub(crate) fn begin(self: &Arc<Self>, instance: &Arc<Instance>, now: Moment) -> InFlight {
         instance.in_flight.fetch_add(1, Ordering::AcqRel);
         self.metrics.in_flight.increment();
-        InFlight { instance: Arc::clone(instance), all: Arc::clone(self) }
+        InFlight { instance: Arc::clone(instance), began: now, all: Arc::clone(self) }
     }
 
     /// Requests in flight to all instances.
@@ -117,12 +125,21 @@ impl Instances {
         self.metrics.in_flight.get()
     }
 
-    /// Requests in flight to the instances that a drain excludes, by id and by address.
-    pub(crate) fn in_flight_for(&self, drain: &Arc<Drain>, now: Moment) -> usize {
+    /// The instances that a drain excludes, by id and by address.
+    fn excluded_by(&self, drain: &Arc<Drain>, now: Moment) -> impl Iterator<Item = Arc<Instance>> {
         let mut alone = Drains::default();
         alone.records.insert(drain.id.clone(), (alone.index, Arc::clone(drain)));
-        let shut = |it: &Arc<Instance>| alone.excluding(&it.endpoint, now).is_some();
-        self.all().iter().filter(|it| shut(it)).map(|it| it.in_flight()).sum()
+        self.all().into_iter().filter(move |it| alone.excluding(&it.endpoint, now).is_some())
+    }
+
+    /// Requests in flight to the instances that a drain excludes.
+    pub(crate) fn in_flight_for(&self, drain: &Arc<Drain>, now: Moment) -> usize {
+        self.excluded_by(drain, now).map(|it| it.in_flight()).sum()
+    }
+
+    /// Cuts the requests in flight to the instances that a drain excludes.
+    pub(crate) fn cut_for(&self, drain: &Arc<Drain>, now: Moment) {
+        self.excluded_by(drain, now).for_each(|it| it.cut(now));
     }
 
     /// Whether [`Instances::settled`] is wanted.
@@ -140,10 +157,16 @@ impl Instances {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     instance: Arc<Instance>,
+    began: Moment,
     all: Arc<Instances>,
 }
 
 impl InFlight {
+    /// True when it is to be cut, because a drain of the instance has waited long enough.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.began.0 < self.instance.cut_before.load(Ordering::Relaxed)
+    }
+
     /// The instance it goes to.
     pub(crate) const fn instance(&self) -> &Arc<Instance> {
         &self.instance
@@ -170,7 +193,7 @@ mod tests {
     fn workers_share_one_count() {
         let instances = Arc::new(Instances::default());
         let (one, two) = (instances.get(&endpoint("web", 1)), instances.get(&endpoint("web", 1)));
-        let flights = [instances.begin(&one), instances.begin(&two)];
+        let flights = [instances.begin(&one, Moment(0)), instances.begin(&two, Moment(0))];
         assert_eq!((one.in_flight(), instances.in_flight()), (2, 2));
         drop(flights);
         assert_eq!((two.in_flight(), instances.in_flight()), (0, 0));
@@ -184,7 +207,7 @@ mod tests {
         let moved = Endpoint { port: 9, ..endpoint("web", 1) };
         let _held: Vec<_> = [again, moved, endpoint("web", 2), endpoint("shop", 1)]
             .iter()
-            .map(|endpoint| instances.begin(&instances.get(endpoint)))
+            .map(|endpoint| instances.begin(&instances.get(endpoint), Moment(0)))
             .collect();
         assert_eq!(instances.in_flight_for(&record, Moment(0)), 2);
     }

@@ -52,7 +52,7 @@ mod via;
 mod worker;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -62,7 +62,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::{
     Handle,
     discovery::Standing,
-    drain::{Listening, Receipt},
+    drain::{DrainId, Listening, Receipt},
     model::{Generation, Name},
     vital,
 };
@@ -316,6 +316,7 @@ fn names_in_use(shared: &Shared, table: &Table) -> bool {
 async fn send_receipts(shared: &Shared) {
     let mut published = shared.handle.drains();
     let mut proved = Proved::default();
+    let mut waiting: BTreeMap<DrainId, Instant> = BTreeMap::new();
     loop {
         let drains = Arc::clone(&published.borrow_and_update());
         proved.forget(&drains);
@@ -325,6 +326,7 @@ async fn send_receipts(shared: &Shared) {
         let awaited: Vec<_> =
             proved.awaited(&drains).map(|(index, drain)| (index, Arc::clone(drain))).collect();
         shared.instances.watch(!awaited.is_empty());
+        waiting.retain(|id, _| awaited.iter().any(|(_, drain)| drain.id == *id));
         let mut left = false;
         for (index, drain) in awaited {
             let in_flight = || shared.instances.in_flight_for(&drain, now);
@@ -346,6 +348,10 @@ async fn send_receipts(shared: &Shared) {
                 proved.remember(&drain.id);
             } else {
                 left = true;
+                let since = *waiting.entry(drain.id.clone()).or_insert_with(Instant::now);
+                if since.elapsed() >= shared.config.limits.drain_deadline {
+                    shared.cut(&drain, now);
+                }
             }
         }
         tokio::select! {

@@ -41,6 +41,10 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
         let worker = own(&worker);
         vital::task("the gateway's sweep", async move { worker.sweep().await })
     });
+    tokio::task::spawn_local({
+        let worker = own(&worker);
+        vital::task("the gateway's cutting of requests", async move { worker.follow_cuts().await })
+    });
     let mut arrivals = door.open()?;
     while let Some(accepted) = arrivals.next().await {
         spawn(&worker, accepted)?;

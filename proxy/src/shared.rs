@@ -11,8 +11,9 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use store::{
     Handle,
-    drain::{Drains, Listening},
+    drain::{Drain, Drains, Listening},
     handle::Following,
+    model::Moment,
 };
 use tokio::sync::{Notify, watch};
 
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     /// The same, to be read for every request without a lock.
     phase_now: AtomicU8,
+    /// Changes when requests in flight are to be cut.
+    pub(crate) cuts: watch::Sender<()>,
     /// The connections of clients.
     pub(crate) places: Arc<Places>,
     /// Discovery was read for every service in use, or took longer than `DISCOVERY_PATIENCE`.
@@ -80,6 +83,7 @@ impl Shared {
             table: ArcSwapOption::empty(),
             names: Names::default(),
             phase: watch::Sender::new(Phase::Serving),
+            cuts: watch::Sender::new(()),
             discovered: AtomicBool::new(false),
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),
             acknowledged: Notify::new(),
@@ -125,6 +129,19 @@ impl Shared {
 
     pub(crate) fn is_closing(&self) -> bool {
         self.phase() == Phase::Closing
+    }
+
+    /// Cuts the requests in flight to the instances of a drain that has waited long enough.
+    pub(crate) fn cut(&self, drain: &Arc<Drain>, now: Moment) {
+        let left = self.instances.in_flight_for(drain, now);
+        if left > 0 {
+            tracing::warn!(
+                drain = %drain.id, service = drain.service, instance = drain.instance, requests = left,
+                "the drain has waited long enough: requests in flight are cut"
+            );
+            self.instances.cut_for(drain, now);
+            self.cuts.send_replace(());
+        }
     }
 
     /// Why this gateway should get no traffic; `None` when it is ready.

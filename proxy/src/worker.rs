@@ -162,7 +162,7 @@ impl Worker {
         if let Some((breaker, _)) = breakers.get_mut(&picked.instance.number) {
             breaker.picked(&self.ejection(), now);
         }
-        Some(Picked { addresses, in_flight: self.shared.instances.begin(&picked.instance) })
+        Some(Picked { addresses, in_flight: self.shared.instances.begin(&picked.instance, now) })
     }
 
     fn candidates<'a>(
@@ -217,6 +217,14 @@ impl Worker {
             }
             let endpoint = &instance.endpoint;
             tracing::warn!(service = endpoint.service, instance = endpoint.id, "instance ejected");
+        }
+    }
+
+    /// Wakes every connection when requests are to be cut.
+    pub(crate) async fn follow_cuts(&self) {
+        let mut cuts = self.shared.cuts.subscribe();
+        while cuts.changed().await.is_ok() {
+            self.wheel.fire_all();
         }
     }
 

@@ -42,13 +42,20 @@ pub(crate) async fn forward(
                 worker.metrics().short_answers.increment();
                 worker.failed(&instance);
             }
+            if let Some(Broken::Cut) = broken {
+                log_cut(exchange.client, plan, &instance);
+            }
             let text = exchange.upload.into_text();
             worker.buffers.give_back_text(text);
             done
         }
-        Ok((Outcome::Switch(text, mut in_use), _)) => {
+        Ok((Outcome::Switch(text, mut in_use), instance)) => {
             worker.metrics().responded(101);
-            tunnel::run(worker, exchange.client, &mut in_use, text, timer).await
+            let (done, broken) = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
+            if let Some(Broken::Cut) = broken {
+                log_cut(exchange.client, plan, &instance);
+            }
+            done
         }
         Err(failure) => {
             // What is left of a body is not read.
@@ -112,6 +119,13 @@ async fn attempts(
     }
 }
 
+fn log_cut(client: &Client, plan: &Plan, instance: &crate::instance::Instance) {
+    tracing::warn!(
+        peer = %client.peer, service = %plan.table.backends[plan.backend].name, instance = instance.endpoint.id,
+        "a request was cut at the deadline of a drain"
+    );
+}
+
 fn may_retry(worker: &Worker) -> bool {
     let metrics = worker.metrics();
     let allowed = worker.budget.borrow_mut().spend();
@@ -148,6 +162,9 @@ async fn give_up(
             (Reason::Reset, format!("{service} reset the connection without a response: {error}"))
         }
         Some(Failure::Short) => (Reason::Reset, format!("{service} ended its response too early")),
+        Some(Failure::Cut) => {
+            (Reason::NoInstance, format!("the instance of {service} was drained, and its time is over"))
+        }
         Some(Failure::Late) => (Reason::Late, format!("{service} did not answer in time")),
         Some(Failure::Invalid(why)) => {
             metrics.refused_answers.increment();

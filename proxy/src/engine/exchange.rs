@@ -58,6 +58,8 @@ pub(crate) enum Failure {
     Oversized(HeadError),
     /// A response that was held back ended early.
     Short,
+    /// A drain of the instance has waited long enough.
+    Cut,
     /// The client's body ended early.
     ClientShort,
     /// The client did not send its body in time.
@@ -77,7 +79,7 @@ impl Failure {
             Self::Connect(_) | Self::Late | Self::Short | Self::Lost { reused: false, .. } => true,
             // Too large or not to be forwarded: the client may have asked for just that.
             Self::Invalid(_) | Self::Oversized(_) => false,
-            Self::Lost { reused: true, .. } | Self::Excluded => false,
+            Self::Lost { reused: true, .. } | Self::Excluded | Self::Cut => false,
             Self::ClientShort
             | Self::ClientLate
             | Self::ClientChunk(_)
@@ -191,7 +193,7 @@ impl<'a> Exchange<'a> {
         self.upload.look_ahead(&mut self.client.input).map_err(|broken| match broken {
             Broken::Chunk(error) => Failure::ClientChunk(error),
             Broken::Large => Failure::ClientLarge,
-            Broken::Short | Broken::Source(_) | Broken::Sink(_) => Failure::ClientShort,
+            Broken::Short | Broken::Source(_) | Broken::Sink(_) | Broken::Cut => Failure::ClientShort,
         })
     }
 
@@ -271,10 +273,13 @@ impl<'a> Exchange<'a> {
         in_use: &mut InUse,
         scanned: &mut usize,
     ) -> Poll<Result<Seen, Failure>> {
-        let Some(connection) = in_use.connection() else {
-            return Poll::Ready(Err(Failure::Lost { reused: false, error: None }));
-        };
         loop {
+            if in_use.is_cut() {
+                return Poll::Ready(Err(Failure::Cut));
+            }
+            let Some(connection) = in_use.connection() else {
+                return Poll::Ready(Err(Failure::Lost { reused: false, error: None }));
+            };
             self.send(cx, connection)?;
             if let Poll::Ready(seen) = self.poll_head(cx, connection, scanned) {
                 return Poll::Ready(seen);
@@ -309,7 +314,7 @@ impl<'a> Exchange<'a> {
                     self.asked = Instant::now();
                 }
             }
-            Poll::Ready(Err(Broken::Sink(_))) => self.refused = true,
+            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut)) => self.refused = true,
             Poll::Ready(Err(Broken::Short | Broken::Source(_))) => return Err(Failure::ClientShort),
             Poll::Ready(Err(Broken::Chunk(error))) => return Err(Failure::ClientChunk(error)),
             Poll::Ready(Err(Broken::Large)) => return Err(Failure::ClientLarge),
@@ -511,7 +516,7 @@ impl<'a> Exchange<'a> {
                     let client = &mut *self.client;
                     let polled =
                         download.poll(cx, (None, &mut body), &mut client.stream, &self.worker.buffers);
-                    self.or_over(cx, polled, &download, &mut patience)
+                    self.or_over(cx, polled, &download, &mut patience, || false)
                 });
                 let passed = passed.await;
                 release(&mut body, &self.worker.buffers);
@@ -569,7 +574,7 @@ impl<'a> Exchange<'a> {
         let client = &mut *self.client;
         let from = (Some(&mut connection.stream), &mut connection.input);
         let polled = download.poll(cx, from, &mut client.stream, &self.worker.buffers);
-        self.or_over(cx, polled, download, patience)
+        self.or_over(cx, polled, download, patience, || in_use.is_cut())
     }
 
     /// The result, or that it takes too long.
@@ -579,9 +584,13 @@ impl<'a> Exchange<'a> {
         polled: Poll<Result<(), Broken>>,
         download: &Pump,
         patience: &mut Patience,
+        is_cut: impl Fn() -> bool,
     ) -> Poll<Result<(), Broken>> {
         if polled.is_ready() {
             return polled;
+        }
+        if is_cut() {
+            return Poll::Ready(Err(Broken::Cut));
         }
         loop {
             patience.note(download, Instant::now());

@@ -52,6 +52,8 @@ pub(crate) enum Broken {
     Large,
     /// The other connection failed.
     Sink(io::Error),
+    /// A drain of the instance has waited long enough.
+    Cut,
 }
 
 /// What a pump waits for.

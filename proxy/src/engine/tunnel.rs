@@ -57,13 +57,16 @@ pub(crate) async fn run(
     in_use: &mut InUse,
     text: Vec<u8>,
     timer: &Timer,
-) -> Done {
-    let Some(connection) = in_use.connection() else { return Done::Abort };
+) -> (Done, Option<Broken>) {
     let (mut up, mut down) = (Direction::new(Vec::new()), Direction::new(text));
     let idle = worker.limits().upgrade_idle;
     let (mut passed, mut moved) = (0, Instant::now());
     let buffers = &worker.buffers;
     let ended = poll_fn(|cx| {
+        if in_use.is_cut() {
+            return Poll::Ready(Err(Broken::Cut));
+        }
+        let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
         let from = (Some(&mut client.stream), &mut client.input);
         let upward = up.poll(cx, from, &mut connection.stream, buffers);
         let from = (Some(&mut connection.stream), &mut connection.input);
@@ -91,5 +94,5 @@ pub(crate) async fn run(
     });
     let ended = ended.await;
     in_use.close();
-    if ended.is_ok() { Done::Close } else { Done::Abort }
+    (if ended.is_ok() { Done::Close } else { Done::Abort }, ended.err())
 }

@@ -199,6 +199,11 @@ impl InUse {
         self.in_flight.as_ref().map(InFlight::instance)
     }
 
+    /// True when the request is to be cut, because a drain of its instance has waited long enough.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(InFlight::is_cut)
+    }
+
     /// Uses an idle connection to one of these addresses; false when there is none. `surely`: one that has ended is never
     /// used, at the cost of a system call.
     pub(crate) fn take_idle(&mut self, addresses: &DialAddresses, surely: bool) -> bool {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use store::{drain::Phase, handle::Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     instances::{Instance, read_head},
     world::{World, alone},
 };
-use crate::testing::eventually;
+use crate::testing::{drain, eventually};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -219,4 +220,31 @@ async fn a_connection_that_ends_when_it_is_used_again_costs_no_post() {
         assert_eq!(client.ask(post).await.status, 200, "request {number}");
     }
     assert_eq!(world.metrics().ejections.get(), 0);
+}
+
+#[tokio::test]
+async fn a_drain_cuts_what_does_not_end_and_then_gives_its_receipt() {
+    let stuck = Instance::new("stuck").await;
+    let config = alone(|limits| limits.drain_deadline = SHORT);
+    let mut world = World::start(config, std::slice::from_ref(&stuck.endpoint)).await;
+    let mut client = world.client().await;
+    client.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    eventually("it is in flight", || stuck.count() == 1).await;
+    world.drains(7, &[drain("d", stuck.endpoint.clone(), Phase::Draining)]);
+    assert_eq!(client.answer().await.status, 503);
+    let Request::Receipt(receipt) = world.request().await else { panic!("another request") };
+    assert_eq!(receipt.drain.0, "d");
+}
+
+#[tokio::test]
+async fn a_drain_cuts_a_response_that_nobody_reads() {
+    let web = large().await;
+    let config = alone(|limits| limits.drain_deadline = SHORT);
+    let mut world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    eventually("it is in flight", || world.metrics().in_flight.get() == 1).await;
+    world.drains(7, &[drain("d", web.endpoint.clone(), Phase::Draining)]);
+    let Request::Receipt(_) = world.request().await else { panic!("another request") };
+    assert!(client.answer_to(false).await.is_err(), "the client does not take it for complete");
 }
