@@ -8,7 +8,7 @@
 //! Ours and not a crate's, because it refuses more than a parser for one server has to. Whatever two programs in a row could
 //! read in two ways is refused here (RFC 9112 §11.2): bare CR and LF, folded lines, white space before a colon, several or
 //! unclear lengths, octets that no URI has. `httparse` accepts some of these, and knows neither framing nor chunks.
-//! `MUSTS.md` lists the requirements of RFC 9110 and RFC 9112 on an intermediary with the test of each.
+//! `MUSTS.md` in the folder of the crate lists what RFC 9110 and RFC 9112 require of an intermediary, with the tests.
 
 mod chunked;
 mod connection;

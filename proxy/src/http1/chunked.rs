@@ -21,6 +21,8 @@ const MAX_EXTENSION: u32 = 256;
 const MAX_EXTENSIONS: u32 = 16 * 1024;
 /// Digits of a size.
 const MAX_DIGITS: u8 = 16;
+/// Programs that count in signed numbers of 64 bits read a larger size as a negative one.
+const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// How large trailers may be.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,7 @@ impl ChunkError {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::BadSize => "the size of a chunk is not a hexadecimal number",
-            Self::LargeSize => "the size of a chunk does not fit into 16 digits",
+            Self::LargeSize => "the size of a chunk has more than 16 digits or is 2^63 or more",
             Self::BadExtension => "a malformed extension of a chunk",
             Self::LongExtensions => "the extensions of chunks are too long",
             Self::BadLineEnd => "a line of a chunk that does not end in CR LF",
@@ -186,6 +188,9 @@ impl ChunkedDecoder {
                 return Err(ChunkError::LargeSize);
             }
             self.left = self.left << 4 | u64::from(digit);
+            if self.left > MAX_SIZE {
+                return Err(ChunkError::LargeSize);
+            }
             return Ok(State::Size { digits: digits + 1 });
         }
         if digits == 0 {
@@ -247,10 +252,16 @@ impl ChunkedDecoder {
 
     /// Collects a line of trailers, or the part of it that is there, and reads them all at the empty line.
     fn trailers_from(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
+        // A CR is followed by LF or ends the input. If it does not, no LF may ever come, so it is not waited for.
+        let carried = self.trailer.last() == Some(&b'\r') && input.first() != Some(&b'\n');
         let line = memchr::memchr(b'\n', input).map(|at| at + 1);
         let taken = line.unwrap_or(input.len());
         if self.trailer.len() + taken > self.limits.bytes {
             return Err(ChunkError::LargeTrailers);
+        }
+        let within = memchr::memchr(b'\r', &input[..taken]).and_then(|at| input.get(at + 1));
+        if carried || within.is_some_and(|&octet| octet != b'\n') {
+            return Err(ChunkError::BadTrailers(HeadError::BareCarriageReturn));
         }
         self.trailer.extend_from_slice(&input[..taken]);
         if line.is_some() {

@@ -72,13 +72,15 @@ fn announced(version: Version, fields: &Fields, bytes: &[u8]) -> Result<Option<B
     }
 }
 
-/// Digits and nothing else, if they fit.
+/// Digits and nothing else, if the number is below 2^63: programs that count in signed numbers of 64 bits read a larger one as
+/// a negative one.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
-    digits.iter().try_fold(0_u64, |number, octet| {
+    let number = digits.iter().try_fold(0_u64, |number, octet| {
         let digit = octet.is_ascii_digit().then(|| u64::from(octet - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
-    })
+    });
+    number.filter(|&number| i64::try_from(number).is_ok())
 }

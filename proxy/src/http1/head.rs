@@ -261,9 +261,9 @@ fn version(text: &[u8; 8]) -> Option<Result<Version, HeadError>> {
 fn form(bytes: &[u8], method: Span, known: Method, target: Span) -> Result<Form, HeadError> {
     let text = target.get(bytes);
     match text {
+        _ if known == Method::Other && method.get(bytes) == b"CONNECT" => Err(HeadError::Tunnel),
         [b'/', ..] => Ok(Form::Origin),
         b"*" if known == Method::Options => Ok(Form::Asterisk),
-        _ if method.get(bytes) == b"CONNECT" => Err(HeadError::Tunnel),
         _ => {
             let scheme = [b"http://".as_slice(), b"https://"].into_iter().find(|scheme| {
                 text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))

@@ -66,10 +66,12 @@ fn a_size_is_hexadecimal_digits() {
     ] {
         assert_eq!(decode(text), Err(ChunkError::BadSize), "{text:?}");
     }
-    for text in ["00000000000000005\r\n", "10000000000000000\r\n", "fffffffffffffffff\r\n"] {
+    for text in
+        ["00000000000000005\r\n", "10000000000000000\r\n", "fffffffffffffffff\r\n", "8000000000000000\r\n"]
+    {
         assert_eq!(decode(text), Err(ChunkError::LargeSize), "{text:?}");
     }
-    assert_eq!(decode("ffffffffffffffff\r\nab"), Ok(("ab".to_owned(), 20, false)));
+    assert_eq!(decode("7fffffffffffffff\r\nab"), Ok(("ab".to_owned(), 20, false)));
 }
 
 // RFC 9112 §2.2 and §7.1: lines end in CR LF, and so does data.
@@ -150,6 +152,10 @@ fn trailers_are_read_as_fields_are() {
         ("A: 1\r\nB: 2\r\nC: 3\r\n", HeadError::TooManyFields),
     ] {
         assert_eq!(read(trailers), Err(ChunkError::BadTrailers(error)), "{trailers:?}");
+    }
+    for text in ["0\r\n\rX", "0\r\nA: b\rc", "0\r\nA: b\r\r"] {
+        let error = ChunkError::BadTrailers(HeadError::BareCarriageReturn);
+        assert_eq!(decode(text), Err(error), "{text:?}: no LF is waited for");
     }
     let long = |length: usize| format!("A: {}\r\n", "b".repeat(length - 7));
     assert!(read(&long(64)).is_ok());

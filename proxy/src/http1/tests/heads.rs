@@ -277,7 +277,7 @@ fn a_target_has_one_of_the_forms() {
     ] {
         assert_eq!(form(line), Err(HeadError::BadForm), "{line}");
     }
-    for line in ["CONNECT a:443", "CONNECT a", "CONNECT *"] {
+    for line in ["CONNECT a:443", "CONNECT a", "CONNECT *", "CONNECT /"] {
         assert_eq!(form(line).unwrap_err().status(), 501, "{line}");
     }
 }
