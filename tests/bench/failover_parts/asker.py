@@ -1,4 +1,6 @@
-"""The client: queries each DNS node every 10 ms, sends a request to the first node's answer every 50 ms, prints what changes.
+"""The client: queries each DNS node every 10 ms, sends requests to the first node's answer, prints what changes.
+
+Its arguments are the name to query, the host of the requests, the seconds from one to the next, and NODE=ADDRESS for each node.
 
 Lines of JSON: {"at", "node", "answer"} when a node's answer changes, {"at", "sent", "failed"} for every request.
 Times are of the monotonic clock, which all processes of a machine share; that of an answer is when it arrived.
@@ -12,9 +14,9 @@ import sys
 import threading
 import time
 
-NAME, NODES = sys.argv[1], dict(it.split("=") for it in sys.argv[2:])
+NAME, HOST, REQUEST_EVERY, NODES = sys.argv[1], sys.argv[2], float(sys.argv[3]), dict(it.split("=") for it in sys.argv[4:])
 EVERY, PATIENCE = 0.01, 0.2
-REQUEST_EVERY, REQUEST_PATIENCE = 0.05, 1.0
+REQUEST_PATIENCE = 1.0
 LOCK = threading.Lock()
 NEWEST = {}
 
@@ -75,7 +77,7 @@ def request():
     try:
         with socket.create_connection((target, 80), REQUEST_PATIENCE) as sock:
             sock.settimeout(max(0.001, at + REQUEST_PATIENCE - time.monotonic()))
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: rig\r\n\r\n")
+            sock.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
             good = sock.recv(4096).startswith(b"HTTP/1.1 200")
     except (OSError, TypeError):
         good = False

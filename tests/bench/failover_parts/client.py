@@ -17,9 +17,10 @@ class Client:
     def __init__(self, rig, nodes, name):
         self.nodes, self.newest, self.changes = nodes, {}, []
         self.sent = self.failed = 0
+        self.failures = []
         self.news = threading.Condition()
         where = [f"{node}={address}" for node, address in nodes.items()]
-        command = rig.net.command("client", sys.executable, str(ASKER), name, *where)
+        command = rig.net.command("client", sys.executable, str(ASKER), name, *map(str, rig.REQUESTS), *where)
         with lab.unbroken():
             self.process = lab.spawn(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
             rig.stack.callback(self.stop)
@@ -36,6 +37,8 @@ class Client:
                 else:
                     self.sent += it["sent"]
                     self.failed += it["failed"]
+                    if it["failed"]:
+                        self.failures.append(it["at"])
 
     def stop(self):
         self.process.kill()
@@ -79,6 +82,11 @@ class Client:
     def relapses(self, fits, start):
         """Changes to an answer that does not fit."""
         return [it for it in self.changes_since(start) if not fits(it[2]) and not it[2].startswith("none")]
+
+    def failing_until(self, start, end):
+        """When the last request was sent that failed, of those sent between these moments; the first moment if none did."""
+        with self.news:
+            return max((at for at in self.failures if start <= at <= end), default=start)
 
     @contextlib.contextmanager
     def counted(self):

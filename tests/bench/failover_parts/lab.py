@@ -121,6 +121,8 @@ class Lab:
 
     # Trials begin at a random moment of this many seconds, so that none is in step with a periodic event.
     PHASE = 1.0
+    # The host of the client's requests, and seconds from one to the next.
+    REQUESTS = "rig", 0.05
 
     def __init__(self):
         self.processes, self.commands = {}, {}
