@@ -11,6 +11,25 @@
 //! Ours and not a crate's: `tower`'s balancer draws from one set of equal services, without sites, weights, ejection and
 //! drains.
 
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod attempts;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod circuit;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod explain;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod lineup;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod picker;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod retry;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod settings;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod sites;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod view;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -49,6 +68,15 @@ enum Address {
 }
 
 impl Candidate {
+    fn of(endpoint: &Endpoint, instances: &Instances, names: &Names) -> Self {
+        let address = endpoint.address.parse();
+        Self {
+            instance: instances.get(endpoint),
+            address: address.map_or_else(|_| Address::Name(names.get(&endpoint.address)), Address::Ip),
+            weight: endpoint.weight.max(1),
+        }
+    }
+
     /// The addresses to dial; `None` while its host name has none. `order` sorts several into the order in which they
     /// are dialled.
     pub(crate) fn dial_addresses(
@@ -113,12 +141,7 @@ impl Candidates {
         let mut candidates = Self::default();
         let mut by_gateway = BTreeSet::new();
         let mut add = |site: Option<SiteId>, endpoint: &Endpoint| {
-            let address = endpoint.address.parse();
-            let candidate = Candidate {
-                instance: instances.get(endpoint),
-                address: address.map_or_else(|_| Address::Name(names.get(&endpoint.address)), Address::Ip),
-                weight: endpoint.weight.max(1),
-            };
+            let candidate = Candidate::of(endpoint, instances, names);
             let group = candidates.group(site);
             match endpoint.status {
                 CheckStatus::Passing => group.passing.push(candidate),
@@ -127,15 +150,10 @@ impl Candidates {
             }
         };
         for endpoint in entry.all() {
-            let tagged = backend.tags.iter().all(|tag| endpoint.tags.contains(tag));
-            let open = !endpoint.maintenance && endpoint.port != 0 && !excluded.contains(endpoint, now);
-            let Some(site) = site(endpoint, backend, table).filter(|_| tagged && open) else { continue };
-            match site.and_then(|it| table.ways.get(&it)) {
-                None | Some(Way::Direct) => add(site, endpoint),
-                Some(Way::Gateways(_)) if endpoint.status != CheckStatus::Critical => {
-                    by_gateway.extend(site);
-                }
-                Some(Way::Gateways(_) | Way::Never) => {}
+            match place(endpoint, backend, table, excluded, now) {
+                Ok(site) => add(site, endpoint),
+                Err(Why::ByGateway(site)) => drop(by_gateway.insert(site)),
+                Err(_) => {}
             }
         }
         for site in by_gateway {
@@ -226,6 +244,58 @@ fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {
     candidates.len() - 1
 }
 
+/// Why an instance in the registry may not be picked at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It lacks a tag that the service asks for.
+    OtherTags,
+    /// It is at a site where the service does not run.
+    OtherSite,
+    /// It or its node is in maintenance.
+    Maintenance,
+    /// It is registered without a port.
+    NoPort,
+    /// A drain excludes it.
+    Drained,
+    /// Its site is not reached from here.
+    NotReached,
+    /// Its site is reached by the gateways there, which pick among the instances.
+    ByGateway(SiteId),
+    /// Its checks in the registry fail.
+    Critical(Option<SiteId>),
+}
+
+/// The site at which an endpoint may be picked, `None` for the home site, or why it may not.
+fn place(
+    endpoint: &Endpoint,
+    backend: &Backend,
+    table: &Table,
+    excluded: &Excluded,
+    now: Moment,
+) -> Result<Option<SiteId>, Why> {
+    if !backend.tags.iter().all(|tag| endpoint.tags.contains(tag)) {
+        return Err(Why::OtherTags);
+    }
+    let site = site(endpoint, backend, table).ok_or(Why::OtherSite)?;
+    if endpoint.maintenance {
+        return Err(Why::Maintenance);
+    }
+    if endpoint.port == 0 {
+        return Err(Why::NoPort);
+    }
+    if excluded.contains(endpoint, now) {
+        return Err(Why::Drained);
+    }
+    if endpoint.status == CheckStatus::Critical {
+        return Err(Why::Critical(site));
+    }
+    match site.and_then(|it| Some((it, table.ways.get(&it)?))) {
+        None | Some((_, Way::Direct)) => Ok(site),
+        Some((site, Way::Gateways(_))) => Err(Why::ByGateway(site)),
+        Some((_, Way::Never)) => Err(Why::NotReached),
+    }
+}
+
 /// A gateway of another site, as an instance of a service.
 fn gateway(service: &str, site: &str, address: SocketAddr) -> Endpoint {
     let ip = address.ip().to_string();
@@ -268,16 +338,31 @@ pub(crate) fn failover_order(
     board: &store::board::Board,
     now: Moment,
 ) -> Vec<SiteId> {
+    let mut order = Vec::new();
+    order_sites(&mut order, (snapshot, home), backend, board, now);
+    order
+}
+
+/// As [`failover_order`], into a list that is used again.
+pub(crate) fn order_sites(
+    order: &mut Vec<SiteId>,
+    (snapshot, home): (&Snapshot, Option<SiteId>),
+    backend: &Backend,
+    board: &store::board::Board,
+    now: Moment,
+) {
+    order.clear();
     let here = snapshot.locality.at_home(home);
     let near = here.order;
-    let mut order: Vec<SiteId> = Vec::with_capacity(near.len());
     if let Some(domain) = &backend.entrance {
         order.extend(steering::rank(domain, &here, board, now).all().iter().map(|ranked| ranked.site));
     }
-    let unranked: Vec<SiteId> = near.iter().filter(|site| !order.contains(site)).copied().collect();
-    order.extend(unranked);
+    for site in near {
+        if !order.contains(site) {
+            order.push(*site);
+        }
+    }
     order.retain(|site| Some(*site) != home && backend.sites.contains(site));
-    order
 }
 
 #[cfg(test)]

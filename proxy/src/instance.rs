@@ -18,7 +18,10 @@ use store::{
 };
 use tokio::sync::Notify;
 
-use crate::metrics::Metrics;
+use crate::{
+    health::{Changes, ServiceHealth, Vitals, active::Dialled},
+    metrics::Metrics,
+};
 
 /// One instance of a service: a registration at an address.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ pub(crate) struct Instance {
     /// Its registration. The health in it may be older than that in discovery.
     pub(crate) endpoint: Endpoint,
     in_flight: AtomicUsize,
+    /// What this gateway has seen of its health.
+    pub(crate) vitals: Vitals,
+    /// What it has seen of its service's.
+    pub(crate) service: Arc<ServiceHealth>,
     /// How many workers have ejected it.
     pub(crate) ejected_by: AtomicUsize,
     /// Requests that began before this moment are cut: milliseconds, as in [`Moment`].
@@ -43,6 +50,24 @@ impl Instance {
     /// Requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
+    }
+}
+
+impl Dialled for Instance {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
+    fn place(&self) -> (&str, u16) {
+        (&self.endpoint.address, self.endpoint.port)
+    }
+
+    fn called(&self) -> (&str, &str) {
+        (&self.endpoint.service, &self.endpoint.id)
     }
 }
 
@@ -70,11 +95,33 @@ impl Key {
 /// Every instance that is in use.
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
-    known: Mutex<HashMap<Key, Weak<Instance>>>,
+    known: Mutex<Known>,
+    /// Counts the changes of their health.
+    pub(crate) changes: Changes,
     numbers: AtomicU64,
     metrics: Arc<Metrics>,
     watched: AtomicBool,
     settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    instances: HashMap<Key, Weak<Instance>>,
+    services: HashMap<String, Weak<ServiceHealth>>,
+}
+
+impl Known {
+    fn service(&mut self, name: &str) -> Arc<ServiceHealth> {
+        if let Some(service) = self.services.get(name).and_then(Weak::upgrade) {
+            return service;
+        }
+        if self.services.len() >= 64 && self.services.len() == self.services.capacity() {
+            self.services.retain(|_, service| service.strong_count() > 0);
+        }
+        let service = Arc::<ServiceHealth>::default();
+        self.services.insert(name.to_owned(), Arc::downgrade(&service));
+        service
+    }
 }
 
 impl Instances {
@@ -87,30 +134,42 @@ impl Instances {
     pub(crate) fn get(&self, endpoint: &Endpoint) -> Arc<Instance> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Key::of(endpoint);
-        if let Some(instance) = known.get(&key).and_then(Weak::upgrade) {
+        if let Some(instance) = known.instances.get(&key).and_then(Weak::upgrade) {
             return instance;
         }
-        if known.len() >= 64 && known.len() == known.capacity() {
-            known.retain(|_, instance| instance.strong_count() > 0);
+        if known.instances.len() >= 64 && known.instances.len() == known.instances.capacity() {
+            known.instances.retain(|_, instance| instance.strong_count() > 0);
         }
         let instance = Arc::new(Instance {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             endpoint: endpoint.clone(),
             in_flight: AtomicUsize::new(0),
+            vitals: Vitals::new(self.changes.clone()),
+            service: known.service(&endpoint.service),
             ejected_by: AtomicUsize::new(0),
             cut_before: AtomicU64::new(0),
         });
-        known.insert(key, Arc::downgrade(&instance));
+        known.instances.insert(key, Arc::downgrade(&instance));
         instance
     }
 
     /// Every instance that is in use, in the order of service and id.
     pub(crate) fn all(&self) -> Vec<Arc<Instance>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = known.values().filter_map(Weak::upgrade).collect();
+        let mut all: Vec<_> = known.instances.values().filter_map(Weak::upgrade).collect();
         drop(known);
         all.sort_by_key(|it| (it.endpoint.service.clone(), it.endpoint.id.clone(), it.number));
         all
+    }
+
+    /// Calls `each` for every instance that is in use, in no order.
+    #[allow(dead_code, reason = "used by the engine, which comes next")]
+    pub(crate) fn for_each(&self, each: impl FnMut(&Arc<Instance>)) {
+        // Gathered first: dropping the last holder of an instance under the lock would be a surprise.
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = known.instances.values().filter_map(Weak::upgrade).collect();
+        drop(known);
+        all.iter().for_each(each);
     }
 
     /// Counts a request in.
@@ -218,7 +277,7 @@ mod tests {
         for number in 0..10_000 {
             drop(instances.get(&endpoint("web", number)));
         }
-        assert!(instances.known.lock().unwrap().len() < 1_000);
+        assert!(instances.known.lock().unwrap().instances.len() < 1_000);
         assert!(instances.all().is_empty());
     }
 }

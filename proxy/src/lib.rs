@@ -29,6 +29,8 @@ mod forwarded;
 pub mod fuzzing;
 mod happy_eyeballs;
 #[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
+mod health;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod http1;
 mod instance;
 #[allow(dead_code, reason = "used by the engine, which comes next")]

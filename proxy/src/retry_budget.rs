@@ -29,15 +29,21 @@ impl RetryBudget {
         }
     }
 
-    /// A request arrived.
-    pub(crate) fn earn(&mut self, now: Moment) {
+    /// Time has passed.
+    pub(crate) fn pass(&mut self, now: Moment) {
         let elapsed = now.since(self.filled).as_secs_f64();
         if elapsed > 0.0 {
             self.tokens += self.floor * elapsed;
             self.filled = now;
             // The average income per second over some ten seconds; it bounds the saved-up budget.
             self.rate *= (-elapsed / SAVED_SECONDS).exp();
+            self.tokens = self.tokens.min((self.floor + self.rate) * SAVED_SECONDS);
         }
+    }
+
+    /// A request arrived.
+    pub(crate) fn earn(&mut self, now: Moment) {
+        self.pass(now);
         self.rate += self.share / SAVED_SECONDS;
         self.tokens = (self.tokens + self.share).min((self.floor + self.rate) * SAVED_SECONDS);
     }

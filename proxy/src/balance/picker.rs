@@ -1,0 +1,107 @@
+//! One worker's views of all services, and the pick of an instance for a request with the request counted in.
+
+use std::sync::Arc;
+
+use fastrand::Rng;
+use store::{board::Board, discovery::Entry, model::Moment, snapshot::SiteId};
+
+use super::{
+    Backend, Candidate, Excluded, Instances, Names, Table, order_sites,
+    settings::Settings,
+    view::{NoPick, PickContext, View},
+};
+use crate::{happy_eyeballs::DialAddresses, instance::InFlight};
+
+/// What a worker knows when it picks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    /// The routing table.
+    pub(crate) table: &'a Arc<Table>,
+    /// The drains that this worker obeys, and their version.
+    pub(crate) excluded: (&'a Excluded, u64),
+    /// The instances of the gateway.
+    pub(crate) instances: &'a Arc<Instances>,
+    /// The host names in use.
+    pub(crate) names: &'a Names,
+    /// The verdicts on sites.
+    pub(crate) board: &'a Board,
+}
+
+/// The instance that gets a request, with the request counted in.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    /// Where it is dialled.
+    pub(crate) addresses: DialAddresses,
+    /// The request, counted until this is dropped.
+    pub(crate) in_flight: InFlight,
+}
+
+#[derive(Debug)]
+struct Kept {
+    entry: Arc<Entry>,
+    drains: u64,
+    settings: Settings,
+    view: View,
+}
+
+/// The views of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Picker {
+    table: Option<Arc<Table>>,
+    kept: Vec<Option<Kept>>,
+    rng: Rng,
+}
+
+impl Picker {
+    /// Picks an instance of a backend that this request has not tried and that the newest drains do not exclude, and
+    /// counts the request in. `order` sorts the addresses of a host name into the order in which they are dialled.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn pick(
+        &mut self,
+        known: &Known<'_>,
+        (backend, settings): (usize, &Settings),
+        context: &PickContext<'_>,
+        order: impl FnOnce(&[std::net::IpAddr], u16) -> Vec<std::net::SocketAddr>,
+    ) -> Result<Picked, NoPick> {
+        let (now, table) = (context.now, known.table);
+        let Self { table: views_of, kept, rng } = self;
+        if !views_of.as_ref().is_some_and(|before| Arc::ptr_eq(before, table)) {
+            *views_of = Some(Arc::clone(table));
+            kept.clear();
+            kept.resize_with(table.backends.len(), || None);
+        }
+        let of: &Backend = table.backends.get(backend).ok_or(NoPick::NoInstance)?;
+        let view = view(kept.get_mut(backend).ok_or(NoPick::NoInstance)?, known, (of, settings), now);
+        let away = |sites: &mut Vec<SiteId>| {
+            order_sites(sites, (&table.snapshot, table.home), of, known.board, now);
+        };
+        let changes = known.instances.changes.count();
+        let candidate: &Candidate = view.pick(context, changes, away, rng)?;
+        let addresses = candidate.dial_addresses(order).ok_or(NoPick::NoAddress)?;
+        Ok(Picked { addresses, in_flight: known.instances.begin(&candidate.instance) })
+    }
+}
+
+/// The view of a backend, built anew if discovery, drains or settings have changed.
+fn view<'a>(
+    kept: &'a mut Option<Kept>,
+    known: &Known<'_>,
+    (backend, settings): (&Backend, &Settings),
+    now: Moment,
+) -> &'a mut View {
+    let entry = backend.slot.load();
+    let (excluded, drains) = known.excluded;
+    let current =
+        |it: &Kept| Arc::ptr_eq(&it.entry, &entry) && it.drains == drains && it.settings == *settings;
+    if !kept.as_ref().is_some_and(current) {
+        *kept = None;
+    }
+    let build = || {
+        let shared = (&**known.instances, known.names);
+        let view = View::build(&entry, (backend, *settings), known.table, excluded, now, shared);
+        Kept { entry: Arc::clone(&entry), drains, settings: *settings, view }
+    };
+    &mut kept.get_or_insert_with(build).view
+}

@@ -1,0 +1,204 @@
+//! Whether a request is sent again. Pure; the budget is spent last, so that it pays only for what is done.
+//!
+//! RFC 9110 §9.2.2: a proxy must not repeat a request whose method is not idempotent unless it knows that the first one
+//! was not applied. It knows when not one byte was handed to the kernel. A connection that ends at the moment of reuse
+//! (RFC 9112 §9.3.1) costs no attempt: the request is sent again on a new one.
+
+use std::time::Duration;
+
+use store::model::Moment;
+
+use crate::{
+    health::{Outcome, Sent},
+    retry_budget::RetryBudget,
+};
+
+/// Failures after which a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryOn {
+    /// There was no connection; nothing was sent.
+    ConnectFailure,
+    /// The connection ended before the answer was there.
+    Reset,
+    /// The answer did not begin in time.
+    Timeout,
+    /// What came was no HTTP, or must not be forwarded.
+    InvalidAnswer,
+    /// An answer of 502, 503 or 504.
+    GatewayError,
+}
+
+/// When a route's requests are sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RetryPolicy {
+    /// How often, after the first time.
+    pub(crate) attempts: u8,
+    /// After which failures.
+    pub(crate) on: Vec<RetryOn>,
+    /// After answers with these statuses, first and last of each range.
+    pub(crate) statuses: Vec<(u16, u16)>,
+    /// The pause before the first repetition at an instance that had the request before; it doubles.
+    pub(crate) backoff: Duration,
+    /// Also where the method is not idempotent and the request was sent.
+    pub(crate) non_idempotent: bool,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on: vec![RetryOn::ConnectFailure, RetryOn::Reset],
+            statuses: Vec::new(),
+            backoff: Duration::from_millis(25),
+            non_idempotent: false,
+        }
+    }
+}
+
+/// What is left of the request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestBody {
+    /// There is none, or its length is zero.
+    Empty,
+    /// Nothing of it was taken from the client, or all that was taken is still here.
+    Whole,
+    /// Some was sent and is gone.
+    Consumed,
+}
+
+/// A failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailedAttempt {
+    /// What came of it.
+    pub(crate) outcome: Outcome,
+    /// How much of the request was sent.
+    pub(crate) sent: Sent,
+    /// What is left of its body.
+    pub(crate) body: RequestBody,
+    /// Whether the method is idempotent (RFC 9110 §9.2.2).
+    pub(crate) idempotent: bool,
+    /// Repetitions so far.
+    pub(crate) repeated: u8,
+    /// Whether an instance is left that the request has not tried.
+    pub(crate) another: bool,
+    /// The client got something of an answer.
+    pub(crate) answer_begun: bool,
+    /// The time left for the request in all.
+    pub(crate) left: Duration,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// Send it again.
+    Now,
+    /// Send it again after a pause.
+    After(Duration),
+    /// Give up: the answer, or the failure, is the client's.
+    No(NoRetry),
+}
+
+/// Why a request is not sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRetry {
+    /// The failure is none of those that the route repeats, or none of the instance.
+    NotWanted,
+    /// It may have been applied, and must not be applied twice.
+    NotIdempotent,
+    /// Its body is gone, or the client has something of an answer.
+    NotRepeatable,
+    /// It was repeated often enough.
+    Exhausted,
+    /// Its time would be over, or the instance asks for more time than there is.
+    NoTime,
+    /// Too many requests were repeated lately.
+    Budget,
+}
+
+/// True for the methods that may be repeated (RFC 9110 §9.2.2).
+pub(crate) fn is_idempotent(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+}
+
+/// Decides whether a request is sent again. `jitter` is a random number from 0 to 1.
+pub(crate) fn may_retry(
+    failed: &FailedAttempt,
+    policy: &RetryPolicy,
+    budget: &mut RetryBudget,
+    now: Moment,
+    jitter: f64,
+) -> Retry {
+    match allowed(failed, policy) {
+        Ok(()) => {}
+        Err(reason) => return Retry::No(reason),
+    }
+    // It ended with what was there before: no attempt, and no budget, which bounds what an outage adds.
+    if failed.outcome == Outcome::IdleEnded {
+        return Retry::Now;
+    }
+    if failed.repeated >= policy.attempts {
+        return Retry::No(NoRetry::Exhausted);
+    }
+    let pause = pause(failed, policy, jitter);
+    if pause >= failed.left {
+        return Retry::No(NoRetry::NoTime);
+    }
+    budget.pass(now);
+    if !budget.spend() {
+        return Retry::No(NoRetry::Budget);
+    }
+    if pause.is_zero() { Retry::Now } else { Retry::After(pause) }
+}
+
+/// Whether it may be repeated at all.
+fn allowed(failed: &FailedAttempt, policy: &RetryPolicy) -> Result<(), NoRetry> {
+    if !wanted(failed.outcome, policy) {
+        return Err(NoRetry::NotWanted);
+    }
+    if failed.answer_begun || failed.body == RequestBody::Consumed {
+        return Err(NoRetry::NotRepeatable);
+    }
+    let unsent = failed.sent == Sent::Nothing;
+    if !unsent && !failed.idempotent && !policy.non_idempotent {
+        return Err(NoRetry::NotIdempotent);
+    }
+    Ok(())
+}
+
+fn wanted(outcome: Outcome, policy: &RetryPolicy) -> bool {
+    let on = |wanted: RetryOn| policy.on.contains(&wanted);
+    match outcome {
+        Outcome::IdleEnded | Outcome::Excluded => true,
+        Outcome::DialRefused
+        | Outcome::DialTimedOut
+        | Outcome::DialInsecure
+        | Outcome::DialUnable
+        | Outcome::Reset(Sent::Nothing) => on(RetryOn::ConnectFailure),
+        Outcome::Reset(_) | Outcome::HeadCut | Outcome::BodyCut => on(RetryOn::Reset),
+        Outcome::Late | Outcome::UploadStalled | Outcome::BodyStalled => on(RetryOn::Timeout),
+        Outcome::NotHttp | Outcome::HeadTooLarge | Outcome::FramingRefused => on(RetryOn::InvalidAnswer),
+        Outcome::Answered { status, .. } | Outcome::AnsweredEarly { status } => {
+            let listed = policy.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status));
+            listed || (matches!(status, 502..=504) && on(RetryOn::GatewayError))
+        }
+        Outcome::ClientStalled | Outcome::ClientGone | Outcome::ClientInvalid | Outcome::ClientSlow => false,
+    }
+}
+
+/// Another instance is asked at once. The same one is left alone for as long as it asks (RFC 9110 §10.2.3), or for a
+/// pause that doubles.
+fn pause(failed: &FailedAttempt, policy: &RetryPolicy, jitter: f64) -> Duration {
+    if failed.another || failed.outcome == Outcome::Excluded {
+        return Duration::ZERO;
+    }
+    let doubled = policy.backoff.saturating_mul(1 << failed.repeated.min(16));
+    let backoff = doubled.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+    match failed.outcome {
+        Outcome::Answered { retry_after: Some(wish), .. } => wish.max(backoff),
+        _ => backoff,
+    }
+}
+
+#[cfg(test)]
+#[path = "retry_tests.rs"]
+mod tests;
