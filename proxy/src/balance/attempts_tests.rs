@@ -58,7 +58,7 @@ impl Gateway {
         self.budget.earn(self.world.now);
         while let Ok(instance) = self.world.pick(attempts.tried(), None) {
             let now = self.world.now;
-            let _in_flight = self.world.instances.begin(&instance);
+            let _in_flight = self.world.instances.begin(&instance, Moment(0));
             let outcome = behaviour(&instance.endpoint.id, path);
             asked.push_str(&instance.endpoint.id);
             last = Some(outcome);

@@ -80,7 +80,7 @@ impl Picker {
         let changes = known.instances.changes.count();
         let candidate: &Candidate = view.pick(context, changes, away, rng)?;
         let addresses = candidate.dial_addresses(order).ok_or(NoPick::NoAddress)?;
-        Ok(Picked { addresses, in_flight: known.instances.begin(&candidate.instance) })
+        Ok(Picked { addresses, in_flight: known.instances.begin(&candidate.instance, now) })
     }
 }
 
