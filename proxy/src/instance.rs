@@ -35,8 +35,6 @@ pub(crate) struct Instance {
     pub(crate) vitals: Vitals,
     /// What it has seen of its service's.
     pub(crate) service: Arc<ServiceHealth>,
-    /// How many workers have ejected it.
-    pub(crate) ejected_by: AtomicUsize,
     /// Requests that began before this moment are cut: milliseconds, as in [`Moment`].
     cut_before: AtomicU64,
 }
@@ -146,7 +144,6 @@ impl Instances {
             in_flight: AtomicUsize::new(0),
             vitals: Vitals::new(self.changes.clone()),
             service: known.service(&endpoint.service),
-            ejected_by: AtomicUsize::new(0),
             cut_before: AtomicU64::new(0),
         });
         known.instances.insert(key, Arc::downgrade(&instance));

@@ -16,7 +16,6 @@
 mod accept;
 mod answers;
 mod balance;
-mod breaker;
 mod config;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod cookies;
@@ -76,6 +75,7 @@ pub use shared::Phase;
 
 use crate::{
     accept::{Door, Entrance},
+    health::Condition,
     listen::Bound,
     receipts::Proved,
     route::Table,
@@ -130,8 +130,10 @@ pub struct InstanceStatus {
     pub site: Option<String>,
     /// Requests in flight to it.
     pub in_flight: usize,
-    /// How many workers have ejected it.
-    pub ejected_by: usize,
+    /// Requests showed that it fails: it rests for a while.
+    pub ejected: bool,
+    /// Dials showed that nothing can be served there; it is dialled until it answers.
+    pub down: bool,
     /// A drain excludes it from new requests.
     pub excluded: bool,
 }
@@ -406,7 +408,8 @@ impl ProxyHandle {
             address: format!("{}:{}", it.endpoint.address, it.endpoint.port),
             site: it.endpoint.meta.get("site").cloned(),
             in_flight: it.in_flight(),
-            ejected_by: it.ejected_by.load(Ordering::Relaxed),
+            ejected: matches!(it.vitals.condition(now), Condition::Ejected { .. }),
+            down: it.vitals.is_down(),
             excluded: drains.excluding(&it.endpoint, now).is_some(),
         });
         Status {

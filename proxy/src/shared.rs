@@ -18,7 +18,14 @@ use store::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    accept::Places, config::Config, instance::Instances, metrics::Metrics, resolve::Names, route::Table,
+    accept::Places,
+    balance::{retry::RetryPolicy, settings::Settings},
+    config::Config,
+    health::{Ejection, Rules},
+    instance::Instances,
+    metrics::Metrics,
+    resolve::Names,
+    route::Table,
     via::Via,
 };
 
@@ -42,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) settings: Settings,
+    pub(crate) retry: Arc<RetryPolicy>,
     pub(crate) via: Via,
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
@@ -49,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     /// The same, to be read for every request without a lock.
     phase_now: AtomicU8,
+    /// Makes the hashes of requests unknown to clients.
+    pub(crate) seed: u64,
     /// Changes when requests in flight are to be cut.
     pub(crate) cuts: watch::Sender<()>,
     /// The connections of clients.
@@ -69,6 +80,14 @@ impl Shared {
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         let limits = &config.limits;
+        let ejection = Ejection {
+            after: limits.eject_after.into(),
+            base: limits.eject_for,
+            at_most: limits.eject_at_most,
+            ..Ejection::default()
+        };
+        let settings = Settings { rules: Rules { ejection, ..Rules::default() }, ..Settings::default() };
+        let retry = Arc::new(RetryPolicy { attempts: limits.retries, ..RetryPolicy::default() });
         let (most, each) = (limits.max_connections, limits.max_connections_per_client);
         Arc::new(Self {
             places: Places::new(most, each, workers, Arc::clone(&metrics)),
@@ -84,6 +103,9 @@ impl Shared {
             names: Names::default(),
             phase: watch::Sender::new(Phase::Serving),
             cuts: watch::Sender::new(()),
+            seed: fastrand::u64(..),
+            settings,
+            retry,
             discovered: AtomicBool::new(false),
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),
             acknowledged: Notify::new(),

@@ -3,23 +3,24 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    net::IpAddr,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
-use store::{discovery::Entry, model::Moment};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    balance::{Candidate, Candidates, Eligibility, failover_order},
-    breaker::{Breaker, Ejection},
+    balance::{
+        attempts::Changed,
+        picker::{Known, Picked, Picker},
+        settings::Settings,
+        view::{NoPick, PickContext},
+    },
     config::Limits,
     engine::{buffer::Buffers, client::Client, timer::Wheel, upstream::Upstream},
-    happy_eyeballs::DialAddresses,
     http1::{DateCache, Fields},
-    instance::{InFlight, Instance},
     metrics::Metrics,
     retry_budget::RetryBudget,
     route::Table,
@@ -40,33 +41,11 @@ pub(crate) struct Worker {
     date: RefCell<DateCache>,
     /// Connections without a request are closed from then on.
     closes: Cell<Option<Instant>>,
-    views: RefCell<Views>,
-    breakers: RefCell<HashMap<u64, (Breaker, Arc<Instance>)>>,
+    picker: RefCell<Picker>,
     pub(crate) budget: RefCell<RetryBudget>,
     lease: tokio::sync::Mutex<()>,
     open_connections: Cell<usize>,
     ended: Notify,
-}
-
-/// The candidates per backend of a table.
-#[derive(Debug, Default)]
-struct Views {
-    table: Option<Arc<Table>>,
-    of: Vec<Option<View>>,
-}
-
-#[derive(Debug)]
-struct View {
-    entry: Arc<Entry>,
-    version: u64,
-    candidates: Candidates,
-}
-
-/// The instance that gets a request, with the request counted in.
-#[derive(Debug)]
-pub(crate) struct Picked {
-    pub(crate) addresses: DialAddresses,
-    pub(crate) in_flight: InFlight,
 }
 
 impl Worker {
@@ -81,8 +60,7 @@ impl Worker {
             fields: FreeFields::default(),
             date: RefCell::default(),
             closes: Cell::new(None),
-            views: RefCell::default(),
-            breakers: RefCell::default(),
+            picker: RefCell::default(),
             budget: RefCell::new(RetryBudget::new(
                 limits.retry_percent,
                 limits.retry_floor,
@@ -145,78 +123,52 @@ impl Worker {
     }
 
     /// Picks an instance that was not tried yet and that the newest drains do not exclude, and counts the request in.
-    pub(crate) fn pick(&self, table: &Arc<Table>, backend: usize, tried: &[u64]) -> Option<Picked> {
-        let now = self.shared.handle.now();
-        let mut views = self.views.borrow_mut();
-        let candidates = self.candidates(&mut views, table, backend, now)?;
-        let mut breakers = self.breakers.borrow_mut();
-        let eligibility = |it: &Candidate| match breakers.get(&it.instance.number) {
-            _ if tried.contains(&it.instance.number) => Eligibility::Out,
-            Some((breaker, _)) if !breaker.admits(now) => Eligibility::Ejected,
-            _ => Eligibility::Fit,
-        };
-        let board = self.shared.handle.board();
-        let away = || failover_order(&table.snapshot, &table.backends[backend], table.home, board, now);
-        let picked = candidates.pick(eligibility, away, |below| fastrand::u32(..below))?;
-        let addresses = picked.dial_addresses(|all, port| self.upstream.dial_order(all, port))?;
-        if let Some((breaker, _)) = breakers.get_mut(&picked.instance.number) {
-            breaker.picked(&self.ejection(), now);
-        }
-        Some(Picked { addresses, in_flight: self.shared.instances.begin(&picked.instance, now) })
-    }
-
-    fn candidates<'a>(
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn pick(
         &self,
-        views: &'a mut Views,
         table: &Arc<Table>,
-        number: usize,
-        now: Moment,
-    ) -> Option<&'a Candidates> {
-        if !views.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
-            views.table = Some(Arc::clone(table));
-            views.of = table.backends.iter().map(|_| None).collect();
-        }
-        let backend = table.backends.get(number)?;
+        backend: usize,
+        settings: &Settings,
+        context: &PickContext<'_>,
+    ) -> Result<Picked, NoPick> {
         let obeyed = self.upstream.obeyed();
-        let entry = backend.slot.load();
-        let view = views.of.get_mut(number)?;
-        let current = |view: &View| Arc::ptr_eq(&view.entry, &entry) && view.version == obeyed.version;
-        if !view.as_ref().is_some_and(current) {
-            let shared = (&*self.shared.instances, &self.shared.names);
-            let candidates = Candidates::build(&entry, backend, table, &obeyed.excluded, now, shared);
-            *view = Some(View { entry, version: obeyed.version, candidates });
-        }
-        view.as_ref().map(|view| &view.candidates)
+        let known = Known {
+            table,
+            excluded: (&obeyed.excluded, obeyed.version),
+            instances: &self.shared.instances,
+            names: &self.shared.names,
+            board: self.shared.handle.board(),
+        };
+        let order = |addresses: &[IpAddr], port| self.upstream.dial_order(addresses, port);
+        self.picker.borrow_mut().pick(&known, (backend, settings), context, order)
     }
 
-    fn ejection(&self) -> Ejection {
-        let limits = self.limits();
-        Ejection { after: limits.eject_after, base: limits.eject_for, at_most: limits.eject_at_most }
-    }
-
-    /// Notes that an instance answered.
-    pub(crate) fn succeeded(&self, instance: &Instance) {
-        let mut breakers = self.breakers.borrow_mut();
-        if !breakers.is_empty()
-            && let Some((breaker, instance)) = breakers.remove(&instance.number)
-        {
-            uncount_ejection(breaker, &instance);
-        }
-    }
-
-    /// Notes that an instance failed.
-    pub(crate) fn failed(&self, instance: &Arc<Instance>) {
-        let mut breakers = self.breakers.borrow_mut();
-        let (breaker, _) =
-            breakers.entry(instance.number).or_insert_with(|| (Breaker::default(), Arc::clone(instance)));
-        let ejected = breaker.ejected();
-        if breaker.failed(&self.ejection(), self.shared.handle.now()) {
-            self.metrics().ejections.increment();
-            if !ejected {
-                instance.ejected_by.fetch_add(1, Ordering::Relaxed);
+    /// A hash of some texts, the same for all workers of this process only.
+    pub(crate) fn hash(&self, texts: &[&[u8]]) -> u64 {
+        let mut hash = self.shared.seed;
+        let mut mix = |octets: u64| hash = (hash.rotate_left(5) ^ octets).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for text in texts {
+            let (chunks, rest) = text.as_chunks::<8>();
+            for chunk in chunks {
+                mix(u64::from_le_bytes(*chunk));
             }
-            let endpoint = &instance.endpoint;
-            tracing::warn!(service = endpoint.service, instance = endpoint.id, "instance ejected");
+            for octet in rest {
+                mix(u64::from(*octet));
+            }
+            mix(text.len() as u64);
+        }
+        hash
+    }
+
+    /// Counts what the report of an outcome has changed.
+    pub(crate) fn count(&self, changed: Changed) {
+        if changed.ejected > 0 {
+            self.metrics().ejections.add(changed.ejected.into());
+        }
+        if changed.went_down {
+            self.metrics().downs.increment();
         }
     }
 
@@ -233,15 +185,6 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.upstream.sweep();
-            let (rule, now) = (self.ejection(), self.shared.handle.now());
-            self.breakers.borrow_mut().retain(|_, (breaker, instance)| {
-                // An instance that left the registry has no other holder.
-                let stays = !breaker.stale(&rule, now) && Arc::strong_count(instance) > 1;
-                if !stays {
-                    uncount_ejection(*breaker, instance);
-                }
-                stays
-            });
         }
     }
 
@@ -256,12 +199,6 @@ impl Worker {
         while self.open_connections.get() > 0 {
             self.ended.notified().await;
         }
-    }
-}
-
-fn uncount_ejection(breaker: Breaker, instance: &Instance) {
-    if breaker.ejected() {
-        instance.ejected_by.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

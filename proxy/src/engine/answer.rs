@@ -29,6 +29,8 @@ pub(crate) struct Response {
     pub(crate) closes_after: Option<Duration>,
     /// The client's connection may serve another request.
     pub(crate) keep_alive: bool,
+    /// `Retry-After` of a 429 or 503, in seconds.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// Writes the head for the client.
@@ -95,6 +97,7 @@ pub(crate) fn forward(
             && !announces_forbidden_body(line.status, fields, octets),
         closes_after: keep_alive_timeout(fields, octets),
         keep_alive,
+        retry_after: retry_after(line.status, fields, octets),
     })
 }
 
@@ -129,4 +132,13 @@ fn keep_alive_timeout(fields: &Fields, octets: &[u8]) -> Option<Duration> {
     let text = str::from_utf8(value).ok()?;
     let parameter = text.split([',', ';']).find_map(|it| it.trim().strip_prefix("timeout="))?;
     parameter.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// How long an instance asks to be left alone (RFC 9110 §10.2.3); a date is not looked at.
+fn retry_after(status: u16, fields: &Fields, octets: &[u8]) -> Option<Duration> {
+    if !matches!(status, 429 | 503) {
+        return None;
+    }
+    let value = fields.value(FieldId::RetryAfter, octets)?;
+    str::from_utf8(value).ok()?.parse().ok().map(Duration::from_secs)
 }

@@ -1,6 +1,6 @@
 //! A request that is forwarded: one instance after the other is tried, until one answers.
 
-use std::{rc::Rc, sync::Arc};
+use std::{io::ErrorKind, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -15,7 +15,14 @@ use super::{
 };
 use crate::{
     answers::Reason,
+    balance::{
+        attempts::Attempts,
+        retry::{FailedAttempt, NoRetry, Retry, may_retry},
+        view::PickContext,
+    },
+    health::Outcome as Is,
     http1::{BodyLength, Fields},
+    instance::Instance,
     worker::Worker,
 };
 
@@ -30,23 +37,22 @@ pub(crate) async fn forward(
     let now = Instant::now();
     worker.budget.borrow_mut().earn(worker.shared.handle.now());
     let mut exchange = Exchange::new(worker, client, (plan, text), timer, fields, now);
-    let outcome = match exchange.look_ahead() {
-        Ok(()) => attempts(&mut exchange).await,
+    let mut attempts = Attempts::new(plan.target);
+    let tried = match exchange.look_ahead() {
+        Ok(()) => attempt_in_turn(&mut exchange, &mut attempts).await,
         Err(failure) => Err(Some(failure)),
     };
-    match outcome {
+    let done = match tried {
         Ok((Outcome::Response(response, text, in_use), instance)) => {
             worker.metrics().responded(response.status);
             let (done, broken) = exchange.relay(response, text, in_use).await;
-            if let Some(Broken::Short | Broken::Source(_) | Broken::Chunk(_) | Broken::Large) = broken {
-                worker.metrics().short_answers.increment();
-                worker.failed(&instance);
+            if let Some(broken) = &broken {
+                broke_off(worker, &mut attempts, broken, &instance);
             }
             if let Some(Broken::Cut) = broken {
                 log_cut(exchange.client, plan, &instance);
             }
-            let text = exchange.upload.into_text();
-            worker.buffers.give_back_text(text);
+            worker.buffers.give_back_text(exchange.upload.into_text());
             done
         }
         Ok((Outcome::Switch(text, mut in_use), instance)) => {
@@ -63,78 +69,101 @@ pub(crate) async fn forward(
             worker.buffers.give_back_text(exchange.upload.into_text());
             give_up(worker, client, (plan, rest), failure, timer).await
         }
+    };
+    worker.count(attempts.end(worker.shared.handle.now()));
+    done
+}
+
+/// Reports a response whose body was not passed on to its end.
+fn broke_off(worker: &Worker, attempts: &mut Attempts, broken: &Broken, instance: &Arc<Instance>) {
+    let outcome = match broken {
+        Broken::Source(error) if error.kind() == ErrorKind::TimedOut => Is::BodyStalled,
+        Broken::Short | Broken::Source(_) | Broken::Chunk(_) | Broken::Large => Is::BodyCut,
+        Broken::Sink(error) if error.kind() == ErrorKind::TimedOut => Is::ClientSlow,
+        Broken::Sink(_) => Is::ClientGone,
+        Broken::Cut => Is::Excluded,
+    };
+    if matches!(outcome, Is::BodyStalled | Is::BodyCut) {
+        worker.metrics().short_answers.increment();
     }
+    worker.count(attempts.report(instance, outcome, None, worker.shared.handle.now()));
 }
 
 /// Tries one instance after the other. The error is `None` when there was none to try.
-async fn attempts(
+async fn attempt_in_turn(
     exchange: &mut Exchange<'_>,
-) -> Result<(Outcome, Arc<crate::instance::Instance>), Option<Failure>> {
-    let worker = exchange.worker;
-    let plan = exchange.plan;
-    let mut tried = Vec::new();
-    let mut retries = worker.limits().retries;
-    let mut failed = None;
-    let mut idle_had_ended = false;
+    attempts: &mut Attempts,
+) -> Result<(Outcome, Arc<Instance>), Option<Failure>> {
+    let (worker, plan) = (exchange.worker, exchange.plan);
+    let clock = &worker.shared.handle;
+    let mut repeated = 0;
     let mut fresh = false;
+    let mut failed = None;
     loop {
         worker.assure_lease().await;
-        let Some(picked) = worker.pick(&plan.table, plan.backend, &tried) else {
-            if std::mem::take(&mut idle_had_ended) {
-                // No other instance is left. Perhaps only the idle connection had ended, so a new one is tried.
-                tried.clear();
-                fresh = true;
-                continue;
-            }
+        let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
+        let Ok(picked) = worker.pick(&plan.table, plan.backend, &plan.settings, &context) else {
             return Err(failed);
         };
         let instance = Arc::clone(picked.in_flight.instance());
-        let failure = match exchange.attempt(picked, fresh).await {
-            Ok(outcome) => {
-                worker.succeeded(&instance);
-                return Ok((outcome, instance));
-            }
-            Err(failure) => failure,
+        let tried = exchange.attempt(picked, fresh).await;
+        let (outcome, took) = match &tried {
+            Ok(answered) => (answered.outcome(exchange.sent()), Some(exchange.took())),
+            Err(failure) => (failure.outcome(exchange.sent()), None),
         };
-        if failure.blames() {
-            worker.failed(&instance);
-        }
-        let again = match &failure {
-            Failure::Excluded => continue,
-            Failure::Connect(_) => true,
-            Failure::Lost { reused, .. } => {
-                worker.metrics().lost_answers.increment();
-                idle_had_ended |= *reused;
-                plan.method.is_idempotent() && exchange.replayable()
-            }
-            Failure::Short => true,
-            _ => false,
+        worker.count(attempts.report(&instance, outcome, took, clock.now()));
+        let again = FailedAttempt {
+            outcome,
+            sent: exchange.sent(),
+            body: exchange.body_left(),
+            idempotent: plan.method.is_idempotent(),
+            repeated,
+            another: plan.instances() > attempts.tried().len(),
+            answer_begun: false,
+            left: Duration::MAX,
         };
-        failed = Some(failure);
-        tried.push(instance.number);
-        if !again || retries == 0 || !may_retry(worker) {
-            return Err(failed);
+        let again = match &tried {
+            Ok(_) if !matches!(outcome, Is::Answered { status: 400.., .. }) => Retry::No(NoRetry::NotWanted),
+            _ => {
+                let mut budget = worker.budget.borrow_mut();
+                may_retry(&again, &plan.retry, &mut budget, clock.now(), fastrand::f64())
+            }
+        };
+        match (tried, again) {
+            (Ok(answered), Retry::No(_)) => return Ok((answered, instance)),
+            (Ok(_), _) => {}
+            (Err(failure), retry) => {
+                if let Failure::Lost { .. } = failure {
+                    worker.metrics().lost_answers.increment();
+                }
+                // A connection that had ended says nothing about a new one.
+                fresh = matches!(failure, Failure::Lost { reused: true, .. });
+                failed = Some(failure);
+                if let Retry::No(why) = retry {
+                    if why == NoRetry::Budget {
+                        worker.metrics().retries_refused.increment();
+                    }
+                    return Err(failed);
+                }
+            }
         }
-        retries -= 1;
+        if outcome != Is::IdleEnded && outcome != Is::Excluded {
+            repeated += 1;
+            worker.metrics().retries.increment();
+        }
+        if let Retry::After(pause) = again {
+            attempts.forget_tried();
+            exchange.timer.set(Instant::now() + pause);
+            exchange.timer.passed().await;
+        }
     }
 }
 
-fn log_cut(client: &Client, plan: &Plan, instance: &crate::instance::Instance) {
+fn log_cut(client: &Client, plan: &Plan, instance: &Instance) {
     tracing::warn!(
         peer = %client.peer, service = %plan.table.backends[plan.backend].name, instance = instance.endpoint.id,
         "a request was cut at the deadline of a drain"
     );
-}
-
-fn may_retry(worker: &Worker) -> bool {
-    let metrics = worker.metrics();
-    let allowed = worker.budget.borrow_mut().spend();
-    if allowed {
-        metrics.retries.increment();
-    } else {
-        metrics.retries_refused.increment();
-    }
-    allowed
 }
 
 async fn give_up(
@@ -166,10 +195,20 @@ async fn give_up(
             (Reason::NoInstance, format!("the instance of {service} was drained, and its time is over"))
         }
         Some(Failure::Late) => (Reason::Late, format!("{service} did not answer in time")),
-        Some(Failure::Invalid(why)) => {
+        Some(Failure::HeadCut) => {
+            (Reason::Reset, format!("{service} closed the connection inside its response's head"))
+        }
+        Some(Failure::NotHttp(why)) => {
+            metrics.refused_answers.increment();
+            (Reason::InvalidAnswer, format!("{service} sent an invalid response, which is not HTTP: {why}"))
+        }
+        Some(Failure::Refused(why)) => {
             metrics.refused_answers.increment();
             tracing::warn!(%service, reason = why, "a response was not forwarded");
-            (Reason::InvalidAnswer, format!("{service} sent a response that cannot be forwarded: {why}"))
+            (
+                Reason::InvalidAnswer,
+                format!("{service} sent an invalid response, which cannot be forwarded: {why}"),
+            )
         }
         Some(Failure::Oversized(error)) => {
             metrics.refused_answers.increment();

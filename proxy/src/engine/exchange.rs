@@ -7,9 +7,10 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, ErrorKind},
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -25,11 +26,13 @@ use super::{
     upstream::InUse,
 };
 use crate::{
+    balance::{attempts::Attempts, picker::Picked, retry::RequestBody},
+    health::{self, Sent, active::is_own},
     http1::{
         BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
         read_response,
     },
-    worker::{Picked, Worker},
+    worker::Worker,
 };
 
 /// Interim responses to one request; an instance that sends more is at fault.
@@ -52,8 +55,12 @@ pub(crate) enum Failure {
     },
     /// The instance did not begin its response in time, or did not take the request.
     Late,
+    /// The connection ended inside the response's head.
+    HeadCut,
+    /// What came is not HTTP.
+    NotHttp(&'static str),
     /// What came is no response that may be forwarded.
-    Invalid(&'static str),
+    Refused(&'static str),
     /// The response's head is too large.
     Oversized(HeadError),
     /// A response that was held back ended early.
@@ -73,18 +80,30 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// True when the failure counts against the instance.
-    pub(crate) const fn blames(&self) -> bool {
+    /// What came of the attempt, for the judgement of its instance. `uploaded`: the whole request was sent.
+    pub(crate) fn outcome(&self, sent: Sent) -> health::Outcome {
+        use health::Outcome as Is;
         match self {
-            Self::Connect(_) | Self::Late | Self::Short | Self::Lost { reused: false, .. } => true,
-            // Too large or not to be forwarded: the client may have asked for just that.
-            Self::Invalid(_) | Self::Oversized(_) => false,
-            Self::Lost { reused: true, .. } | Self::Excluded | Self::Cut => false,
-            Self::ClientShort
-            | Self::ClientLate
-            | Self::ClientChunk(_)
-            | Self::ClientLarge
-            | Self::ClientGone => false,
+            Self::Connect(error) if is_own(error) => Is::DialUnable,
+            Self::Connect(error)
+                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) =>
+            {
+                Is::DialRefused
+            }
+            Self::Connect(_) => Is::DialTimedOut,
+            Self::Excluded | Self::Cut => Is::Excluded,
+            Self::Lost { reused: true, .. } => Is::IdleEnded,
+            Self::Lost { reused: false, .. } => Is::Reset(sent),
+            Self::Late if sent == Sent::All => Is::Late,
+            Self::Late => Is::UploadStalled,
+            Self::HeadCut => Is::HeadCut,
+            Self::NotHttp(_) => Is::NotHttp,
+            Self::Refused(_) => Is::FramingRefused,
+            Self::Oversized(_) => Is::HeadTooLarge,
+            Self::Short => Is::BodyCut,
+            Self::ClientShort | Self::ClientGone => Is::ClientGone,
+            Self::ClientLate => Is::ClientStalled,
+            Self::ClientChunk(_) | Self::ClientLarge => Is::ClientInvalid,
         }
     }
 }
@@ -145,6 +164,19 @@ pub(crate) enum Outcome {
     Switch(Vec<u8>, InUse),
 }
 
+impl Outcome {
+    /// What it says, for the judgement of the instance.
+    pub(crate) const fn outcome(&self, sent: Sent) -> health::Outcome {
+        match self {
+            Self::Switch(..) => health::Outcome::Answered { status: 101, retry_after: None },
+            Self::Response(response, ..) if matches!(sent, Sent::All) => {
+                health::Outcome::Answered { status: response.status, retry_after: response.retry_after }
+            }
+            Self::Response(response, ..) => health::Outcome::AnsweredEarly { status: response.status },
+        }
+    }
+}
+
 impl<'a> Exchange<'a> {
     pub(crate) fn new(
         worker: &'a Rc<Worker>,
@@ -197,6 +229,31 @@ impl<'a> Exchange<'a> {
         })
     }
 
+    /// How much of the request was written to the instance.
+    pub(crate) const fn sent(&self) -> Sent {
+        if self.uploaded {
+            Sent::All
+        } else if self.upload.is_unsent() {
+            Sent::Nothing
+        } else {
+            Sent::Part
+        }
+    }
+
+    /// What is left of the body.
+    pub(crate) const fn body_left(&self) -> RequestBody {
+        match self.plan.body {
+            BodyLength::None | BodyLength::Sized(0) => RequestBody::Empty,
+            _ if self.upload.replayable() => RequestBody::Whole,
+            _ => RequestBody::Consumed,
+        }
+    }
+
+    /// How long the instance took to answer.
+    pub(crate) fn took(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
     /// Everything of the request can be sent to another instance.
     pub(crate) const fn replayable(&self) -> bool {
         self.upload.replayable()
@@ -212,6 +269,9 @@ impl<'a> Exchange<'a> {
         let surely = !self.plan.method.is_idempotent();
         if fresh || !in_use.take_idle(&addresses, surely) {
             in_use.connect(&addresses).await.map_err(Failure::Connect)?;
+            if let Some(instance) = in_use.instance() {
+                Attempts::connected(instance, self.worker.shared.handle.now());
+            }
             // Connecting takes time. Meanwhile a drain may have excluded the instance, or this process may have been
             // frozen.
             let excluded = in_use.instance().is_some_and(|it| self.worker.upstream.is_excluded(it));
@@ -228,7 +288,7 @@ impl<'a> Exchange<'a> {
             }
             Ok(Seen::Switch(text)) => Ok(Err(text)),
             // `hear` does not return these.
-            Ok(Seen::Interim(..) | Seen::Unheld) => Err(Failure::Invalid("an interim response")),
+            Ok(Seen::Interim(..) | Seen::Unheld) => Err(Failure::Refused("an interim response")),
             Err(failure) => Err(failure),
         };
         match outcome? {
@@ -347,13 +407,16 @@ impl<'a> Exchange<'a> {
                     Err(error) if matches!(error.status(), 431 | 414) => {
                         return Poll::Ready(Err(Failure::Oversized(error)));
                     }
-                    Err(error) => return Poll::Ready(Err(Failure::Invalid(error.as_str()))),
+                    Err(error) if error.is_foreign() => {
+                        return Poll::Ready(Err(Failure::NotHttp(error.as_str())));
+                    }
+                    Err(error) => return Poll::Ready(Err(Failure::Refused(error.as_str()))),
                 }
             }
             let reused = connection.reused;
             match ready!(poll_input(cx, connection, self.worker)) {
                 Ok(0) if connection.input.is_some() => {
-                    return Poll::Ready(Err(Failure::Invalid(
+                    return Poll::Ready(Err(Failure::Refused(
                         "the connection ended inside the response's head",
                     )));
                 }
@@ -366,7 +429,7 @@ impl<'a> Exchange<'a> {
 
     /// Turns a head into one for the client.
     fn seen(&mut self, line: &StatusLine, connection: &mut UpstreamConnection) -> Result<Seen, Failure> {
-        let Some(buffer) = &mut connection.input else { return Err(Failure::Invalid("no head")) };
+        let Some(buffer) = &mut connection.input else { return Err(Failure::Refused("no head")) };
         let mut text = self.worker.buffers.text();
         let head = (line, &*self.fields, buffer.unread());
         let seen = match line.status {
@@ -374,11 +437,11 @@ impl<'a> Exchange<'a> {
                 answer::interim(head, self.plan.keep_case, &mut text);
                 Seen::Switch(text)
             }
-            101 => return Err(Failure::Invalid("it switched protocols without a request for it")),
+            101 => return Err(Failure::Refused("it switched protocols without a request for it")),
             100..200 => {
                 self.interim += 1;
                 if self.interim > MAX_INTERIM {
-                    return Err(Failure::Invalid("too many interim responses"));
+                    return Err(Failure::Refused("too many interim responses"));
                 }
                 answer::interim(head, self.plan.keep_case, &mut text);
                 Seen::Interim(line.status, text)
@@ -389,7 +452,7 @@ impl<'a> Exchange<'a> {
                 let response = self
                     .worker
                     .with_date(|date| answer::forward(self.plan, head, keep_alive, date, &mut text));
-                let response = response.map_err(|error| Failure::Invalid(error.as_str()))?;
+                let response = response.map_err(|error| Failure::Refused(error.as_str()))?;
                 connection.closes_after = response.closes_after;
                 Seen::Final(response, text)
             }
@@ -596,7 +659,7 @@ impl<'a> Exchange<'a> {
             patience.note(download, Instant::now());
             self.timer.set(patience.ends());
             ready!(self.timer.poll(cx));
-            let late = || io::Error::from(io::ErrorKind::TimedOut);
+            let late = || io::Error::from(ErrorKind::TimedOut);
             match patience.over(Instant::now()) {
                 Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),
                 Some(Waits::Sink) => return Poll::Ready(Err(Broken::Sink(late()))),

@@ -138,6 +138,11 @@ impl Pump {
         !self.lost
     }
 
+    /// True when nothing was written to this connection yet.
+    pub(crate) const fn is_unsent(&self) -> bool {
+        self.written == 0
+    }
+
     /// True when nothing more is to be read.
     pub(crate) const fn is_read(&self) -> bool {
         self.complete

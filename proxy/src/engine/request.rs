@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     answers::Reason,
+    balance::{retry::RetryPolicy, settings::Settings},
     forwarded::{self, Family},
     http1::{
         BodyLength, ConnectionOptions, Field, FieldId, Fields, Form, HeadError, Method, RequestLine, Version,
@@ -31,6 +32,12 @@ pub(crate) struct Plan {
     pub(crate) table: Arc<Table>,
     /// The number of the service in the table.
     pub(crate) backend: usize,
+    pub(crate) settings: Settings,
+    pub(crate) retry: Arc<RetryPolicy>,
+    /// A hash of what is asked for: method, host and path.
+    pub(crate) target: u64,
+    /// A hash of what decides about the instance; `None` if the service or the request has none.
+    pub(crate) key: Option<u64>,
     pub(crate) method: Method,
     pub(crate) body: BodyLength,
     /// The client's version.
@@ -45,6 +52,13 @@ pub(crate) struct Plan {
     pub(crate) trailers: bool,
     /// Names of fields are passed on in the case they came in.
     pub(crate) keep_case: bool,
+}
+
+impl Plan {
+    /// How many instances the service has.
+    pub(crate) fn instances(&self) -> usize {
+        self.table.backends.get(self.backend).map_or(0, |it| it.slot.load().all().count())
+    }
 }
 
 /// A request that the gateway answers itself.
@@ -138,6 +152,10 @@ impl<'a> Request<'a> {
         let plan = Plan {
             table,
             backend,
+            settings: worker.shared.settings,
+            retry: Arc::clone(&worker.shared.retry),
+            target: worker.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
+            key: None,
             method: self.line.known,
             body: self.body,
             version: self.line.version,

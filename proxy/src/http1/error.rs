@@ -47,6 +47,11 @@ impl HeadError {
         }
     }
 
+    /// Whether an answer with such a head is not HTTP at all.
+    pub(crate) const fn is_foreign(self) -> bool {
+        matches!(self, Self::BadStatusLine | Self::BadVersion | Self::OtherVersion)
+    }
+
     /// What is wrong, in words for a log and an answer.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use store::engine::CheckStatus;
 
+use crate::testing::eventually;
+
 use super::{
     instances::{Instance, unreachable},
     world::{World, alone, config},
@@ -83,7 +85,7 @@ async fn a_home_that_refuses_connections_is_left_for_the_next_site() {
     let near = Instance::new("near").await.in_site("s0");
     let world = World::start(alone(|_| {}), &[unreachable("home").await, near.endpoint.clone()]).await;
     assert_eq!(spread(&world, 30).await, [("200 near".to_owned(), 30)].into());
-    assert_eq!(world.metrics().ejections.get(), 1, "and not dialled for every request");
+    assert_eq!(world.metrics().downs.get(), 1, "and not dialled for every request");
     assert_eq!(world.metrics().connect_failures.get(), 3);
 }
 
@@ -96,34 +98,24 @@ async fn no_instance_is_a_503_that_says_so() {
 }
 
 #[tokio::test]
-async fn an_instance_that_fails_is_ejected_for_a_while_and_then_tried() {
+async fn an_instance_that_cannot_be_dialled_is_down_until_a_dial_answers() {
     let good = Instance::new("good").await;
     let bad = unreachable("bad").await;
-    let config = alone(|limits| limits.eject_for = std::time::Duration::from_millis(300));
-    let world = World::start(config, &[good.endpoint.clone(), bad.clone()]).await;
-    while world.metrics().ejections.get() == 0 {
+    let world = World::start(alone(|_| {}), &[good.endpoint.clone(), bad.clone()]).await;
+    while world.metrics().downs.get() == 0 {
         assert_eq!(world.get("/").await, (200, "good".into()));
     }
     let failures = world.metrics().connect_failures.get();
-    let ejected = |id: &str| {
+    let down = |id: &str| {
         let status = world.proxy.status();
-        status.instances.iter().find(|it| it.id == id).map(|it| it.ejected_by)
+        status.instances.iter().find(|it| it.id == id).map(|it| it.down)
     };
-    assert_eq!((failures, ejected("bad"), ejected("good")), (3, Some(1), Some(0)));
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", bad.port)).await.unwrap();
-    let back = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        super::instances::read_head(&mut stream).await;
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nback";
-        tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
-    });
-    let mut text = String::new();
-    while text != "back" {
-        let answer = world.get("/").await;
-        assert_eq!(answer.0, 200);
-        text = answer.1;
+    assert_eq!((down("bad"), down("good")), (Some(true), Some(false)));
+    assert_eq!(spread(&world, 30).await, [("200 good".to_owned(), 30)].into());
+    assert_eq!(world.metrics().connect_failures.get(), failures, "no request is spent on it");
+    let back = Instance::again(bad).await;
+    eventually("it is up again", || down("bad") == Some(false)).await;
+    while back.count() == 0 {
+        assert_eq!(world.get("/").await.0, 200);
     }
-    back.await.unwrap();
-    assert_eq!(ejected("bad"), Some(0));
-    assert_eq!(world.metrics().connect_failures.get(), failures);
 }

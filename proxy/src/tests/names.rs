@@ -83,5 +83,5 @@ async fn an_instance_none_of_whose_addresses_answers_is_ejected_as_one() {
     }
     let status = world.proxy.status();
     assert_eq!(status.instances.len(), 1);
-    assert_eq!((status.instances[0].ejected_by, world.metrics().ejections.get()), (1, 1));
+    assert_eq!((status.instances[0].down, world.metrics().downs.get()), (true, 1));
 }

@@ -176,7 +176,7 @@ async fn an_instance_that_is_killed_under_load_fails_no_get() {
     eventually("the victim has its share", || victim.count() > 100).await;
     victim.kill().await;
     let killed = answered.load(Ordering::Relaxed);
-    eventually("it is ejected", || world.metrics().ejections.get() > 0).await;
+    eventually("it is down", || world.metrics().downs.get() > 0).await;
     eventually("and the load goes on", || answered.load(Ordering::Relaxed) > killed + 2_000).await;
     stop.store(true, Ordering::Relaxed);
     for load in loads {
