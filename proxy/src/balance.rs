@@ -16,6 +16,8 @@ pub(crate) mod attempts;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod circuit;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
+pub(crate) mod dials;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod explain;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod lineup;
@@ -296,11 +298,19 @@ fn place(
     }
 }
 
+/// What stands in the place of a node for the gateways of a site; no node of a registry has spaces in its name.
+const GATEWAYS_OF: &str = "gateways of ";
+
+/// True for a gateway of another site, which stands for the instances there.
+pub(crate) fn stands_for_site(endpoint: &Endpoint) -> bool {
+    endpoint.external && endpoint.node.starts_with(GATEWAYS_OF)
+}
+
 /// A gateway of another site, as an instance of a service.
 fn gateway(service: &str, site: &str, address: SocketAddr) -> Endpoint {
     let ip = address.ip().to_string();
     Endpoint {
-        node: format!("gateways of {site}"),
+        node: format!("{GATEWAYS_OF}{site}"),
         node_address: ip.clone(),
         external: true,
         service: service.to_owned(),

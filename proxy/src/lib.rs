@@ -49,6 +49,8 @@ mod termination;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
+pub mod tls;
 mod via;
 mod worker;
 

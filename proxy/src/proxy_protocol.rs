@@ -6,11 +6,13 @@
 //! closed. Its length is bounded before it is complete. Whom a header is taken from is decided elsewhere, by the listener's
 //! trusted networks.
 
+mod receive;
 mod tlv;
 mod write;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub(crate) use self::receive::receive;
 pub(crate) use self::write::{write_v1, write_v2, write_v2_local};
 
 /// The most bytes of a header of version 1, with its end of line.

@@ -6,27 +6,12 @@
 
 use std::time::Duration;
 
-use store::model::Moment;
+use store::model::{self, Moment, RetryOn, StatusRange};
 
 use crate::{
     health::{Outcome, Sent},
     retry_budget::RetryBudget,
 };
-
-/// Failures after which a request may be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RetryOn {
-    /// There was no connection; nothing was sent.
-    ConnectFailure,
-    /// The connection ended before the answer was there.
-    Reset,
-    /// The answer did not begin in time.
-    Timeout,
-    /// What came was no HTTP, or must not be forwarded.
-    InvalidAnswer,
-    /// An answer of 502, 503 or 504.
-    GatewayError,
-}
 
 /// When a route's requests are sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +20,8 @@ pub(crate) struct RetryPolicy {
     pub(crate) attempts: u8,
     /// After which failures.
     pub(crate) on: Vec<RetryOn>,
-    /// After answers with these statuses, first and last of each range.
-    pub(crate) statuses: Vec<(u16, u16)>,
+    /// After answers with these statuses.
+    pub(crate) statuses: Vec<StatusRange>,
     /// The pause before the first repetition at an instance that had the request before; it doubles.
     pub(crate) backoff: Duration,
     /// Also where the method is not idempotent and the request was sent.
@@ -47,13 +32,30 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 2,
-            on: vec![RetryOn::ConnectFailure, RetryOn::Reset],
+            on: RetryOn::USUAL.to_vec(),
             statuses: Vec::new(),
-            backoff: Duration::from_millis(25),
+            backoff: BACKOFF,
             non_idempotent: false,
         }
     }
 }
+
+impl RetryPolicy {
+    /// Of a route; what it does not say is the usual, and `attempts` the gateway's own.
+    pub(crate) fn of(retry: Option<&model::Retry>, attempts: u8) -> Self {
+        let Some(retry) = retry else { return Self { attempts, ..Self::default() } };
+        Self {
+            attempts: retry.attempts.unwrap_or(attempts),
+            on: retry.on().to_vec(),
+            statuses: retry.codes.clone(),
+            backoff: retry.backoff.map_or(BACKOFF, |it| it.0),
+            non_idempotent: retry.non_idempotent,
+        }
+    }
+}
+
+/// The first pause unless the route has another.
+const BACKOFF: Duration = Duration::from_millis(25);
 
 /// What is left of the request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +180,7 @@ fn wanted(outcome: Outcome, policy: &RetryPolicy) -> bool {
         Outcome::Late | Outcome::UploadStalled | Outcome::BodyStalled => on(RetryOn::Timeout),
         Outcome::NotHttp | Outcome::HeadTooLarge | Outcome::FramingRefused => on(RetryOn::InvalidAnswer),
         Outcome::Answered { status, .. } | Outcome::AnsweredEarly { status } => {
-            let listed = policy.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status));
+            let listed = policy.statuses.iter().any(|range| range.contains(status));
             listed || (matches!(status, 502..=504) && on(RetryOn::GatewayError))
         }
         Outcome::ClientStalled | Outcome::ClientGone | Outcome::ClientInvalid | Outcome::ClientSlow => false,

@@ -96,7 +96,7 @@ fn what_clients_cause_is_not_repeated() {
 fn a_route_names_the_failures_that_it_repeats() {
     let policy = |on: &[RetryOn], statuses: &[(u16, u16)]| RetryPolicy {
         on: on.to_vec(),
-        statuses: statuses.to_vec(),
+        statuses: statuses.iter().map(|(a, b)| StatusRange::new(*a, *b).unwrap()).collect(),
         ..RetryPolicy::default()
     };
     let cases = [
@@ -139,4 +139,27 @@ fn the_same_instance_is_left_alone_for_a_while() {
     assert_eq!(asks(2, false), Retry::After(Duration::from_secs(2)));
     assert_eq!(asks(31, false), Retry::No(NoRetry::NoTime), "the client is told to wait");
     assert_eq!(asks(31, true), Retry::Now, "another instance did not ask for that");
+}
+
+#[test]
+fn a_route_says_how_and_the_gateway_how_often_otherwise() {
+    assert_eq!(RetryPolicy::of(None, 4), RetryPolicy { attempts: 4, ..RetryPolicy::default() });
+    let retry = model::Retry {
+        attempts: Some(1),
+        codes: vec![StatusRange::new(500, 599).unwrap()],
+        on: Some(vec![RetryOn::Timeout]),
+        backoff: Some(model::Span(Duration::from_millis(5))),
+        non_idempotent: true,
+        ..model::Retry::default()
+    };
+    let expected = RetryPolicy {
+        attempts: 1,
+        on: vec![RetryOn::Timeout],
+        statuses: retry.codes.clone(),
+        backoff: Duration::from_millis(5),
+        non_idempotent: true,
+    };
+    assert_eq!(RetryPolicy::of(Some(&retry), 4), expected);
+    let silent = model::Retry::default();
+    assert_eq!(RetryPolicy::of(Some(&silent), 4), RetryPolicy { attempts: 4, ..RetryPolicy::default() });
 }

@@ -47,8 +47,9 @@ pub(crate) trait Dialled: fmt::Debug + Send + Sync + 'static {
 /// How the instances of a service are dialled.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The service's check; without one only instances that are down are dialled, and accepting a connection is enough.
-    pub(crate) check: Option<Arc<Check>>,
+    /// The service's check; without one accepting a connection is enough. With a time, well instances are dialled too,
+    /// so often; without, only those that are down.
+    pub(crate) check: Option<(Option<Duration>, Arc<Check>)>,
     /// How many dials decide.
     pub(crate) dials: Dials,
 }
@@ -58,7 +59,7 @@ impl Plan {
         if vitals.is_in_trouble() {
             return Some(Need::Soon);
         }
-        self.check.as_ref().map(|check| Need::Regular(check.interval.0))
+        self.check.as_ref().and_then(|(every, _)| every.map(Need::Regular))
     }
 }
 
@@ -155,7 +156,11 @@ impl<T: Dialled> Checks<T> {
                 None => {}
                 Some(_) => {
                     let (host, port) = instance.place();
-                    let dial = Dial { address: host.to_owned(), port, check: plan.check.as_deref().cloned() };
+                    let dial = Dial {
+                        address: host.to_owned(),
+                        port,
+                        check: plan.check.as_ref().map(|(_, check)| Check::clone(check)),
+                    };
                     return Some((instance, dial, plan));
                 }
             }

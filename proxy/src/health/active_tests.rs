@@ -92,7 +92,8 @@ impl World {
             quorum: Quorum::default(),
             damping: Check::DAMPING,
         });
-        let plan = Plan { check: check.map(Arc::new), dials: Dials::default() };
+        let plan =
+            Plan { check: check.map(|it| (Some(it.interval.0), Arc::new(it))), dials: Dials::default() };
         let patients = Mutex::new(patients);
         Self { now: AtomicU64::new(1), changes, patients, plan, network: Arc::default() }
     }

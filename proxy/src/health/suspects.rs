@@ -22,7 +22,7 @@ use store::model::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ejection {
     /// Failures in a row; zero never ejects.
-    pub(crate) after: u8,
+    pub(crate) after: u16,
     /// For how long, the first time; it doubles with each that follows.
     pub(crate) base: Duration,
     /// The longest ejection.

@@ -1,0 +1,183 @@
+//! TLS with clients.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwapOption;
+use rustls::{
+    ServerConfig,
+    crypto::ring::Ticketer,
+    server::{
+        NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{HTTP_1_1, Identity, Version, names::Names, provider, roots};
+
+/// What clients are offered.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// The certificates. The first is shown to clients that ask for no name, or for one that no certificate is for.
+    pub identities: Vec<Identity>,
+    /// The protocols that are offered (ALPN), the most wanted first.
+    pub protocols: Vec<Vec<u8>>,
+    /// The lowest version.
+    pub min_version: Version,
+    /// Whether clients show certificates.
+    pub client_certificates: ClientCertificates,
+    /// Whether clients get tickets, with which they resume sessions at any worker. Without them, sessions are kept here.
+    pub tickets: bool,
+    /// How many sessions are kept here for clients that have no ticket; 0: none.
+    pub kept_sessions: usize,
+}
+
+/// Whether clients are asked for a certificate, and the authorities that it must be of, in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    #[default]
+    None,
+    /// They are asked and need not have one. One of another authority ends the handshake.
+    Optional(Vec<u8>),
+    /// Without one the handshake ends.
+    Required(Vec<u8>),
+}
+
+impl ServerSettings {
+    /// The usual settings with these certificates.
+    #[must_use]
+    pub fn new(identities: Vec<Identity>) -> Self {
+        Self {
+            identities,
+            protocols: vec![HTTP_1_1.to_vec()],
+            min_version: Version::default(),
+            client_certificates: ClientCertificates::default(),
+            tickets: true,
+            kept_sessions: 1024,
+        }
+    }
+
+    /// What is wrong with them, if something is.
+    ///
+    /// # Errors
+    /// As [`ServerTls::set`].
+    pub fn check(&self) -> Result<(), String> {
+        self.config(&Resumption::new(self)?).map(drop)
+    }
+
+    fn config(&self, resumption: &Resumption) -> Result<ServerConfig, String> {
+        if self.identities.is_empty() {
+            return Err("there is no certificate".to_owned());
+        }
+        let provider = provider();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(self.min_version.and_newer())
+            .map_err(|error| error.to_string())?;
+        let builder = match self.verifier()? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Names::new(&self.identities)));
+        config.alpn_protocols.clone_from(&self.protocols);
+        // A connection gets one ticket for the next; two, which is usual, are twice the work for each full handshake.
+        config.send_tls13_tickets = 1;
+        config.session_storage = Arc::clone(&resumption.sessions);
+        if let Some(tickets) = &resumption.tickets {
+            config.ticketer = Arc::clone(tickets);
+        }
+        Ok(config)
+    }
+
+    fn verifier(&self) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+        let (pem, required) = match &self.client_certificates {
+            ClientCertificates::None => return Ok(None),
+            ClientCertificates::Optional(pem) => (pem, false),
+            ClientCertificates::Required(pem) => (pem, true),
+        };
+        let trusted = roots(pem).map_err(|error| format!("the authorities of clients: {error}"))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider());
+        let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+        verifier.build().map(Some).map_err(|error| format!("the authorities of clients: {error}"))
+    }
+}
+
+/// What sessions are resumed with. It outlives a change of certificates.
+#[derive(Clone)]
+struct Resumption {
+    tickets: Option<Arc<dyn ProducesTickets>>,
+    sessions: Arc<dyn StoresServerSessions>,
+    /// What it was made for. A session carries the client's certificate without asking again who vouches for it, so that
+    /// after a change of the authorities all begin anew.
+    clients: ClientCertificates,
+    with_tickets: bool,
+    kept: usize,
+}
+
+impl Resumption {
+    fn new(settings: &ServerSettings) -> Result<Self, String> {
+        let tickets = settings.tickets.then(Ticketer::new).transpose().map_err(|error| error.to_string())?;
+        let sessions: Arc<dyn StoresServerSessions> = match settings.kept_sessions {
+            0 => Arc::new(NoServerSessionStorage {}),
+            kept => ServerSessionMemoryCache::new(kept),
+        };
+        let clients = settings.client_certificates.clone();
+        Ok(Self { tickets, sessions, clients, with_tickets: settings.tickets, kept: settings.kept_sessions })
+    }
+
+    fn fits(&self, settings: &ServerSettings) -> bool {
+        self.clients == settings.client_certificates
+            && self.with_tickets == settings.tickets
+            && self.kept == settings.kept_sessions
+    }
+}
+
+/// What a gateway shows to clients; clones share it. Empty until [`ServerTls::set`]: until then no handshake succeeds.
+#[derive(Clone, Default)]
+pub struct ServerTls(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    config: ArcSwapOption<ServerConfig>,
+    resumption: Mutex<Option<Resumption>>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerTls({})", if self.is_set() { "set" } else { "not set" })
+    }
+}
+
+impl ServerTls {
+    /// Takes settings for connections that come from now on. Sessions are still resumed after it, unless it changes the
+    /// authorities of clients.
+    ///
+    /// # Errors
+    /// What is wrong with them; what was set stays.
+    pub fn set(&self, settings: &ServerSettings) -> Result<(), String> {
+        // Held while the configuration is made, so that of two callers the later one's is shown.
+        let mut resumption = self.0.resumption.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = match resumption.as_ref().filter(|it| it.fits(settings)) {
+            Some(fitting) => fitting.clone(),
+            None => Resumption::new(settings)?,
+        };
+        let config = settings.config(&fitting)?;
+        *resumption = Some(fitting);
+        self.0.config.store(Some(Arc::new(config)));
+        Ok(())
+    }
+
+    /// True once there is a certificate.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.config.load().is_some()
+    }
+
+    /// What performs the handshake with one client; `None` until there is a certificate.
+    pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.0.config.load_full().map(TlsAcceptor::from)
+    }
+}
