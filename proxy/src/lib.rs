@@ -64,6 +64,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::{
     Handle,
+    dial::Dialer,
     discovery::Standing,
     drain::{DrainId, Listening, Receipt},
     model::{Generation, Name},
@@ -77,6 +78,7 @@ pub use shared::Phase;
 
 use crate::{
     accept::{Door, Entrance},
+    balance::dials::dial_instances,
     health::Condition,
     listen::Bound,
     receipts::Proved,
@@ -94,6 +96,7 @@ const RECEIPT_RETRY: Duration = Duration::from_millis(500);
 pub struct Proxy {
     shared: Arc<Shared>,
     bound: Vec<Bound>,
+    dialer: Option<Arc<dyn Dialer>>,
 }
 
 /// Status and control of a running gateway; cheap to clone.
@@ -149,10 +152,18 @@ pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
     let bound = listen::open(&config.listeners, config.limits.tcp_keepalive)?;
     let addresses = bound.iter().map(|it| it.address).collect();
     let shared = Shared::new(config, handle, addresses, workers);
-    Ok(Proxy { shared, bound })
+    Ok(Proxy { shared, bound, dialer: None })
 }
 
 impl Proxy {
+    /// Dials instances by the checks of their services. Without it, a TCP connection decides whether an instance that is down
+    /// can be reached again, and no other is dialled.
+    #[must_use]
+    pub fn dialling(mut self, dialer: Arc<dyn Dialer>) -> Self {
+        self.dialer = Some(dialer);
+        self
+    }
+
     /// The addresses it listens on, in the order of the configuration, with their real ports.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
@@ -190,6 +201,7 @@ impl Proxy {
                 follow_discovery(&shared),
                 send_receipts(&shared),
                 termination::watch(&shared),
+                dial_instances(&shared.handle, &shared.instances, self.dialer),
                 shared.names.keep_resolved(),
                 shared.names.report_unresolved(|names| shared.handle.cannot_resolve(names)),
             )

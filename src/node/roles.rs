@@ -127,6 +127,7 @@ impl Node {
         }
         if let Some(proxy) = &config.proxy {
             let gateway = proxy::bind(self.gateway_config(config, proxy), handle.clone())?;
+            let gateway = gateway.dialling(Arc::clone(&self.checks) as _);
             let running = gateway.handle();
             self.sources.push(running.metrics());
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));

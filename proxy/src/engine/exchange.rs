@@ -416,9 +416,7 @@ impl<'a> Exchange<'a> {
             let reused = connection.reused;
             match ready!(poll_input(cx, connection, self.worker)) {
                 Ok(0) if connection.input.is_some() => {
-                    return Poll::Ready(Err(Failure::Refused(
-                        "the connection ended inside the response's head",
-                    )));
+                    return Poll::Ready(Err(Failure::HeadCut));
                 }
                 Ok(0) => return Poll::Ready(Err(Failure::Lost { reused, error: None })),
                 Ok(_) => {}

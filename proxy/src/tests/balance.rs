@@ -47,7 +47,7 @@ async fn busy_instances_get_fewer_requests() {
     let world = World::of(&[&a, &b]).await;
     let mut held = world.client().await;
     held.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    crate::testing::eventually("the request is in flight", || a.count() + b.count() == 1).await;
+    eventually("the request is in flight", || a.count() + b.count() == 1).await;
     let free = if a.count() == 1 { "200 b" } else { "200 a" };
     assert_eq!(spread(&world, 50).await, [(free.to_owned(), 50)].into());
 }
