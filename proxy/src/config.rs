@@ -11,6 +11,8 @@ use std::{
 use ipnet::IpNet;
 use store::model::Name;
 
+use crate::tls::ServerTls;
+
 /// A gateway's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,6 +26,8 @@ pub struct Config {
     pub boot: String,
     /// Where to listen and how, at least one.
     pub listeners: Vec<Listener>,
+    /// What is shown to clients that speak TLS; it may be set and changed at any time.
+    pub tls: ServerTls,
     /// Worker threads, each with its own listeners, connection pool and balancer state; 0 is taken as 1.
     pub workers: usize,
     /// How long it goes on serving after `/readyz` begins to fail, so that the load balancer in front can remove it.

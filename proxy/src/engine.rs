@@ -10,6 +10,7 @@
 //! reading. What it cost per request is in `tests/bench/README.md`.
 
 pub(crate) mod answer;
+pub(crate) mod arrival;
 mod attempts;
 pub(crate) mod buffer;
 pub(crate) mod client;

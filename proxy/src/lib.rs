@@ -17,11 +17,9 @@ mod accept;
 mod answers;
 mod balance;
 mod config;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod cookies;
 mod engine;
 mod excluded;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -35,7 +33,6 @@ mod instance;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod listen;
 mod metrics;
-#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod proxy_protocol;
 mod receipts;
 mod resolve;

@@ -27,6 +27,8 @@ store::metrics! {
             counter("waypost.proxy.loops", "{request}", "Requests that came through too many gateways.");
         pub ejections:
             counter("waypost.proxy.ejections", "{ejection}", "Instances ejected after failures in a row.");
+        pub tls_failures: counter(
+            "waypost.proxy.tls_failures", "{connection}", "TLS handshakes with clients that failed.");
         pub downs: counter(
             "waypost.proxy.downs", "{instance}", "Instances found down, because dials of them failed in a row.");
         pub connections:

@@ -10,8 +10,10 @@ use tokio::{
 
 use crate::{
     accept::{Accepted, Door},
-    engine::{client::Client, connection, stream::Stream},
-    forwarded::{Hop, Scheme},
+    engine::{
+        arrival::{self, Arrived},
+        connection,
+    },
     shared::Shared,
     worker::Worker,
 };
@@ -57,15 +59,14 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
 }
 
 fn spawn(worker: &Rc<Worker>, accepted: Accepted) -> std::io::Result<()> {
-    let Accepted { stream, peer, local, listener, place } = accepted;
-    let stream = Stream::Plain(TcpStream::from_std(stream)?);
-    let trusted =
-        worker.shared.config.listeners.get(listener).is_some_and(|it| it.trusted_networks.contain(peer.ip()));
-    let hop = Hop::new(peer, local.port(), Scheme::Http, trusted);
+    let Accepted { stream, peer, local, listener, mut place } = accepted;
+    let arrived = Arrived { stream: TcpStream::from_std(stream)?, peer, local, listener };
     let open = worker.count_connection();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
-        connection::serve(worker, Client::new(stream, peer, hop, listener)).await;
+        if let Some(client) = arrival::establish(&worker, arrived, &mut place).await {
+            connection::serve(worker, client).await;
+        }
         drop((place, open));
     });
     Ok(())

@@ -9,6 +9,7 @@ mod ending;
 mod faults;
 mod http;
 mod instances;
+mod listeners;
 mod names;
 mod refusals;
 mod retry;

@@ -16,6 +16,7 @@ use super::{client::Client, instances::Instance};
 use crate::{
     Config, Error, Limits, Listener, Metrics, ProxyHandle, bind,
     testing::{eventually, name, snapshot, sources},
+    tls::ServerTls,
 };
 
 /// A gateway in site `s1` of [`sources`].
@@ -32,6 +33,7 @@ pub(super) fn config() -> Config {
         node: "gw-1".into(),
         boot: "boot-1".into(),
         listeners: vec![Listener::plain("127.0.0.1:0".parse().unwrap())],
+        tls: ServerTls::default(),
         workers: 2,
         lameduck: Duration::ZERO,
         shutdown_deadline: Duration::from_secs(5),
