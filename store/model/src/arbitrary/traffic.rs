@@ -105,9 +105,10 @@ fn instances() -> BoxedStrategy<(Balance, Span, bool, Option<Ejection>, Percent,
     (balance, slow_start, any::<bool>(), option::of(ejection), percent(100..=1_000), percent(0..=100)).boxed()
 }
 
+type Connections = (Option<CircuitBreaker>, Option<BackendTls>, Option<KeepAlive>, Option<ProxyProtocol>);
+
 /// How its instances are connected to.
-fn connections()
--> BoxedStrategy<(Option<CircuitBreaker>, Option<BackendTls>, Option<KeepAlive>, Option<ProxyProtocol>)> {
+fn connections() -> BoxedStrategy<Connections> {
     let breaker = (1..=1_000_000_u32, 0..=1_000_000_u32, 1..=1_000_000_u32)
         .prop_map(|(connections, pending, requests)| CircuitBreaker { connections, pending, requests });
     let path = || "/[a-z0-9./]{1,12}".prop_map(std::path::PathBuf::from);
