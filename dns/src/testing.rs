@@ -94,7 +94,7 @@ name: orders
 uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10
 cluster: main
 consul: { service: orders, tags: [] }
-hosts: [orders.example.com]
+hosts: [orders.example.com, '*.apps.example.com']
 ";
 
 /// A configuration to query.

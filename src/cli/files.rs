@@ -273,7 +273,7 @@ fn check_documents(texts: Vec<FileText>, filed: &[(String, DomainName)], checked
     if errors.is_empty() && !documents.is_empty() {
         let placed = documents.into_iter().map(|it| Placed { value: Arc::new(it.value), place: it.place });
         match World::check(placed, now) {
-            Ok(world) => warnings.extend(world.family_warnings(now, &places)),
+            Ok(world) => warnings.extend(world.warnings(now, &places)),
             Err(found) => errors.extend(found),
         }
     }

@@ -261,7 +261,7 @@ pub(super) async fn commit_with(
         let uuids = uuids(services, &stored, &planned);
         let plan = match planned {
             Planned::Unchanged(generation) => {
-                let warnings = before.family_warnings(now, &places);
+                let warnings = before.warnings(now, &places);
                 return Ok(Applied { warnings, ..plain(generation, Vec::new(), uuids) });
             }
             Planned::Changed(plan) => plan,
@@ -269,7 +269,7 @@ pub(super) async fn commit_with(
         refuse_away_from_home(shared, &stored, &plan)?;
         refuse_on_older(shared, &stored, &plan)?;
         let differences = plan.differences().to_vec();
-        let warnings = plan.world().family_warnings(now, &places);
+        let warnings = plan.world().warnings(now, &places);
         let changes_tokens = differences.iter().any(|it| it.id.kind == Kind::Token);
         if changes_tokens && !by.may_change_tokens {
             return Err(ChangeError::TokensDenied);
@@ -423,7 +423,7 @@ impl ControlHandle {
             refuse_lockout(shared, &stored, &plan).await?;
         }
         let differences = plan.differences().to_vec();
-        let warnings = plan.world().family_warnings(now, &Places::default());
+        let warnings = plan.world().warnings(now, &Places::default());
         let entry = by.entry(now, format!("restore of {generation}: {}", describe(&differences)));
         let generation = commit::commit(shared.engine.as_ref(), plan, entry).await?;
         Ok(Applied { warnings, ..plain(generation, differences, BTreeMap::new()) })
@@ -542,8 +542,8 @@ fn comparison(
     let mut warnings = model::ended_overrides(documents, now);
     if let Planned::Changed(plan) = &planned {
         let places = Places::of(documents);
-        let known = stored.world().family_warnings(now, &places);
-        let all = plan.world().family_warnings(now, &places);
+        let known = stored.world().warnings(now, &places);
+        let all = plan.world().warnings(now, &places);
         warnings.extend(all.into_iter().filter(|it| !known.contains(it)));
     }
     Ok(Applied { generation: stored.generation(), differences: compared, uuids, warnings })

@@ -133,6 +133,18 @@ fn static_records_wildcards_and_the_apex_are_answered() {
 }
 
 #[test]
+fn a_wildcard_host_of_a_service_is_a_wildcard_record() {
+    let small = Small::healthy();
+    let of = |name: &str| small.answer(name, RecordType::A, "10.1.0.1");
+    for name in ["shop.apps.example.com", "a.shop.apps.example.com"] {
+        let answer = of(name);
+        assert_eq!(answer[0], format!("{name}. 3600 IN CNAME gw.example.com."));
+        assert_eq!(answer[1..], of("gw.example.com"), "{name}");
+    }
+    assert_eq!(of("apps.example.com").len(), 0);
+}
+
+#[test]
 fn names_below_a_delegation_are_referred() {
     let small = Small::healthy();
     for name in ["child.example.com", "deep.child.example.com"] {

@@ -36,12 +36,14 @@ pub(crate) struct Attempts {
     target: u64,
     tried: Vec<u64>,
     failed: Vec<Failed>,
+    /// The one that answered, if its service has suspects.
+    answered: Option<Arc<Instance>>,
 }
 
 impl Attempts {
     /// None yet. `target` is a hash of what is asked for: method, host and path without the query.
     pub(crate) const fn new(target: u64) -> Self {
-        Self { target, tried: Vec::new(), failed: Vec::new() }
+        Self { target, tried: Vec::new(), failed: Vec::new(), answered: None }
     }
 
     /// The numbers of the instances tried so far.
@@ -67,7 +69,14 @@ impl Attempts {
             Says::Well => self.answered(instance, took, now),
             Says::Nothing => {
                 self.note_tried(instance, outcome);
-                Changed::default()
+                let answers = matches!(
+                    outcome,
+                    Outcome::Answered { .. }
+                        | Outcome::AnsweredEarly { .. }
+                        | Outcome::HeadTooLarge
+                        | Outcome::FramingRefused
+                );
+                if answers { Self::connected(instance, now) } else { Changed::default() }
             }
             Says::DialFailed => {
                 self.note_tried(instance, outcome);
@@ -91,12 +100,13 @@ impl Attempts {
                 };
                 // A failure of its body after the answer began is the same attempt.
                 self.failed.push(Failed { instance: Arc::clone(instance), asks });
-                Changed::default()
+                Self::connected(instance, now)
             }
         }
     }
 
-    /// The connection to an instance was made; its dials have not failed in a row.
+    /// A connection to an instance was made, so its dials have not failed in a row. Reports of answers and of failures after
+    /// the dial imply it.
     pub(crate) fn connected(instance: &Instance, now: Moment) -> Changed {
         Changed {
             came_up: instance.vitals.dial_answered(instance.service.dials(), now),
@@ -120,7 +130,8 @@ impl Attempts {
         if let Some(took) = took {
             instance.vitals.latency.observe(took, now);
         }
-        instance.service.answered(instance.number, self.target, now);
+        // Whether it is well is known when the body has come to its end.
+        self.answered = instance.service.is_suspected().then(|| Arc::clone(instance));
         let mut changed = Changed { came_up, ..Changed::default() };
         for failed in std::mem::take(&mut self.failed) {
             let contradicted = failed.instance.number != instance.number;
@@ -130,11 +141,15 @@ impl Attempts {
         changed
     }
 
-    /// The request has ended. Must be called when it did not end with an answer that was reported well; a request that
-    /// is dropped because its client went away need not be ended.
+    /// The request has ended, with the whole answer or without one. One whose client went away need not be ended.
     pub(crate) fn end(mut self, now: Moment) -> Changed {
         let failed = std::mem::take(&mut self.failed);
-        let Some(first) = failed.first() else { return Changed::default() };
+        let Some(first) = failed.first() else {
+            if let Some(instance) = &self.answered {
+                instance.service.answered(instance.number, self.target, now);
+            }
+            return Changed::default();
+        };
         let shared = failed.iter().any(|it| it.instance.number != first.instance.number);
         let evidence = if shared { Evidence::Shared } else { Evidence::Alone };
         Changed { ejected: u32::from(self.judge(first, evidence, now)), ..Changed::default() }

@@ -296,3 +296,43 @@ fn an_ejected_instance_comes_back_and_is_ejected_for_longer_if_it_fails_again() 
     }
     assert_eq!(rests, [5, 10, 20]);
 }
+
+#[test]
+fn an_instance_whose_answers_break_off_is_ejected_though_they_begin_well() {
+    let world = World::of(&["s1 passing a", "s1 passing b"]);
+    let (a, b) = (world.instance("a"), world.instance("b"));
+    for number in 1..=5 {
+        let mut attempts = Attempts::new(7);
+        attempts.report(&a, OK, None, world.now);
+        attempts.report(&a, Outcome::BodyCut, None, world.now);
+        assert_eq!(attempts.end(world.now).ejected, u32::from(number == 5));
+        let mut attempts = Attempts::new(7);
+        attempts.report(&b, OK, None, world.now);
+        attempts.end(world.now);
+    }
+}
+
+#[test]
+fn a_connection_ends_a_row_of_failed_dials_whatever_comes_of_the_request() {
+    let world = World::of(&["s1 passing a"]);
+    let a = world.instance("a");
+    for outcome in [
+        RESET,
+        BROKEN,
+        Outcome::HeadTooLarge,
+        Outcome::FramingRefused,
+        Outcome::AnsweredEarly { status: 500 },
+    ] {
+        for _ in 0..2 {
+            Attempts::new(7).report(&a, Outcome::DialRefused, None, world.now);
+        }
+        Attempts::new(7).report(&a, outcome, None, world.now);
+        assert!(!a.vitals.is_in_trouble(), "{outcome:?}");
+    }
+    for outcome in [Outcome::ClientGone, Outcome::IdleEnded, Outcome::DialUnable] {
+        Attempts::new(7).report(&a, Outcome::DialRefused, None, world.now);
+        Attempts::new(7).report(&a, outcome, None, world.now);
+        assert!(a.vitals.is_in_trouble(), "{outcome:?} shows no connection");
+        Attempts::connected(&a, world.now);
+    }
+}

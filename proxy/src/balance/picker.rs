@@ -36,8 +36,11 @@ pub(crate) struct Picked {
     pub(crate) in_flight: InFlight,
 }
 
+/// A view, and what it was built of. It holds no table, so a replaced one is freed, and stays until its successor is
+/// built, so that its instances are found again and what is known of their health is not forgotten.
 #[derive(Debug)]
 struct Kept {
+    table: u64,
     entry: Arc<Entry>,
     drains: u64,
     settings: Settings,
@@ -48,6 +51,8 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(crate) struct Picker {
     table: Option<Arc<Table>>,
+    /// Counts the tables.
+    tables: u64,
     kept: Vec<Option<Kept>>,
     rng: Rng,
 }
@@ -66,42 +71,48 @@ impl Picker {
         order: impl FnOnce(&[std::net::IpAddr], u16) -> Vec<std::net::SocketAddr>,
     ) -> Result<Picked, NoPick> {
         let (now, table) = (context.now, known.table);
-        let Self { table: views_of, kept, rng } = self;
-        if !views_of.as_ref().is_some_and(|before| Arc::ptr_eq(before, table)) {
-            *views_of = Some(Arc::clone(table));
-            kept.clear();
-            kept.resize_with(table.backends.len(), || None);
+        if !self.table.as_ref().is_some_and(|before| Arc::ptr_eq(before, table)) {
+            self.table = Some(Arc::clone(table));
+            self.tables += 1;
+            self.kept.resize_with(table.backends.len(), || None);
         }
         let of: &Backend = table.backends.get(backend).ok_or(NoPick::NoInstance)?;
-        let view = view(kept.get_mut(backend).ok_or(NoPick::NoInstance)?, known, (of, settings), now);
+        let kept = self.kept.get_mut(backend).ok_or(NoPick::NoInstance)?;
+        let view = view(kept, known, (of, settings, self.tables), now);
         let away = |sites: &mut Vec<SiteId>| {
             order_sites(sites, (&table.snapshot, table.home), of, known.board, now);
         };
         let changes = known.instances.changes.count();
-        let candidate: &Candidate = view.pick(context, changes, away, rng)?;
+        let candidate: &Candidate = view.pick(context, changes, away, &mut self.rng)?;
         let addresses = candidate.dial_addresses(order).ok_or(NoPick::NoAddress)?;
         Ok(Picked { addresses, in_flight: known.instances.begin(&candidate.instance, now) })
     }
 }
 
-/// The view of a backend, built anew if discovery, drains or settings have changed.
+/// The view of a backend, built anew if the table, discovery, drains or settings have changed.
 fn view<'a>(
     kept: &'a mut Option<Kept>,
     known: &Known<'_>,
-    (backend, settings): (&Backend, &Settings),
+    (backend, settings, table): (&Backend, &Settings, u64),
     now: Moment,
 ) -> &'a mut View {
     let entry = backend.slot.load();
     let (excluded, drains) = known.excluded;
-    let current =
-        |it: &Kept| Arc::ptr_eq(&it.entry, &entry) && it.drains == drains && it.settings == *settings;
-    if !kept.as_ref().is_some_and(current) {
-        *kept = None;
-    }
+    let current = |it: &Kept| {
+        it.table == table && Arc::ptr_eq(&it.entry, &entry) && it.drains == drains && it.settings == *settings
+    };
     let build = || {
         let shared = (&**known.instances, known.names);
         let view = View::build(&entry, (backend, *settings), known.table, excluded, now, shared);
-        Kept { entry: Arc::clone(&entry), drains, settings: *settings, view }
+        Kept { table, entry: Arc::clone(&entry), drains, settings: *settings, view }
     };
-    &mut kept.get_or_insert_with(build).view
+    if kept.as_ref().is_some_and(current) {
+        &mut kept.get_or_insert_with(build).view
+    } else {
+        &mut kept.insert(build()).view
+    }
 }
+
+#[cfg(test)]
+#[path = "picker_tests.rs"]
+mod tests;

@@ -57,6 +57,9 @@ impl RetryPolicy {
 /// The first pause unless the route has another.
 const BACKOFF: Duration = Duration::from_millis(25);
 
+/// A client that would have to wait longer is better told so.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// What is left of the request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestBody {
@@ -142,7 +145,7 @@ pub(crate) fn may_retry(
         return Retry::No(NoRetry::Exhausted);
     }
     let pause = pause(failed, policy, jitter);
-    if pause >= failed.left {
+    if pause >= failed.left || pause > LONGEST_PAUSE {
         return Retry::No(NoRetry::NoTime);
     }
     budget.pass(now);

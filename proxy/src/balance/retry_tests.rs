@@ -138,6 +138,7 @@ fn the_same_instance_is_left_alone_for_a_while() {
     };
     assert_eq!(asks(2, false), Retry::After(Duration::from_secs(2)));
     assert_eq!(asks(31, false), Retry::No(NoRetry::NoTime), "the client is told to wait");
+    assert_eq!(asks(6, false), Retry::No(NoRetry::NoTime), "even if there is time");
     assert_eq!(asks(31, true), Retry::Now, "another instance did not ask for that");
 }
 

@@ -84,9 +84,14 @@ impl ServiceHealth {
         Dials { fall, rise }
     }
 
+    /// True while there are suspects, so that answers are of interest.
+    pub(crate) fn is_suspected(&self) -> bool {
+        self.suspected.load(Ordering::Relaxed)
+    }
+
     /// An instance answered a request well.
     pub(crate) fn answered(&self, instance: u64, target: u64, now: Moment) {
-        if !self.suspected.load(Ordering::Relaxed) {
+        if !self.is_suspected() {
             return;
         }
         let mut inner = self.lock();

@@ -1,6 +1,8 @@
 //! Any document that decoding could have accepted, for property tests.
 #![allow(clippy::unwrap_used)] // Only tests run it.
 
+mod traffic;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use proptest::{collection, option, prelude::*, sample};
@@ -370,39 +372,6 @@ fn domain() -> impl Strategy<Value = Domain> {
     )
 }
 
-fn service() -> impl Strategy<Value = Service> {
-    let word = || "[A-Za-z0-9*&!@:,'{}|>-][A-Za-z0-9*&!@:,'{}|>-]{0,8}";
-    let consul = (word(), distinct(word(), 0)).prop_map(|(service, tags)| ConsulService { service, tags });
-    let route_by = prop_oneof![Just(RouteBy::Gateway), Just(RouteBy::Uuid)];
-    let uuid = option::of(any::<u128>().prop_map(uuid::Uuid::from_u128));
-    let hosts = distinct(domain_name(), 0);
-    let sites = option::of(distinct(name(), 1));
-    (name(), uuid, name(), consul, hosts, sites, route_by, option::of(name())).prop_map(
-        |(name, uuid, cluster, consul, hosts, sites, route_by, check)| Service {
-            uuid,
-            consul,
-            hosts,
-            sites,
-            route_by,
-            check,
-            ..Service::new(name, cluster)
-        },
-    )
-}
-
-fn route() -> impl Strategy<Value = Route> {
-    let path = "(/[a-z0-9,:*&-][a-z0-9,:*&-]{0,5}){1,3}|/".prop_map(PathMatch::Prefix);
-    let targets = distinct(name(), 1).prop_flat_map(|services| {
-        let weights = collection::vec(1..=u16::MAX, services.len());
-        weights.prop_map(move |weights| {
-            let pairs = services.iter().cloned().zip(weights);
-            pairs.map(|(service, weight)| RouteTarget { service, weight: Weight(weight) }).collect()
-        })
-    });
-    (name(), distinct(domain_name(), 1), distinct(path, 1), targets)
-        .prop_map(|(name, hosts, paths, to)| Route { paths, ..Route::new(name, hosts, to) })
-}
-
 fn over_ride() -> impl Strategy<Value = Override> {
     let glob = "[*]?[a-z0-9_-]{0,4}[*]?(\\.[a-z0-9-]{1,4}[*]?){1,2}";
     let target = prop_oneof![
@@ -474,8 +443,8 @@ pub fn document() -> impl Strategy<Value = Document> {
         zone().prop_map(Document::Zone),
         check().prop_map(Document::Check),
         domain().prop_map(|it| Document::Domain(it.into())),
-        service().prop_map(Document::Service),
-        route().prop_map(Document::Route),
+        traffic::service().prop_map(Document::Service),
+        traffic::route().prop_map(Document::Route),
         vantage.prop_map(Document::Vantage),
         over_ride().prop_map(Document::Override),
         token().prop_map(Document::Token),

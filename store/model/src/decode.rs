@@ -7,8 +7,9 @@ mod check;
 mod domain;
 mod overlay;
 mod policy;
+mod route;
+mod service;
 mod site;
-mod traffic;
 mod zone;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -18,7 +19,7 @@ use super::{
     Name, Role, Scope, Site, Token, Vantage, Words as _,
     input_error::suggestion,
     read::{Fields, Reader},
-    tree::{Node, Place, Placed},
+    tree::{Node, Place, Placed, Value},
     yaml,
 };
 
@@ -56,8 +57,8 @@ pub fn document(tree: &Node, errors: &InputErrors) -> Option<Document> {
         Kind::Zone => zone::zone(&fields).map(Document::Zone),
         Kind::Check => check::check(&fields).map(Document::Check),
         Kind::Domain => domain::domain(&fields).map(|it| Document::Domain(it.into())),
-        Kind::Service => traffic::service(&fields).map(Document::Service),
-        Kind::Route => traffic::route(&fields).map(Document::Route),
+        Kind::Service => service::service(&fields).map(Document::Service),
+        Kind::Route => route::route(&fields).map(Document::Route),
         Kind::Vantage => vantage(&fields).map(Document::Vantage),
         Kind::Override => overlay::over_ride(&fields).map(Document::Override),
         Kind::Token => token(&fields).map(Document::Token),
@@ -69,9 +70,7 @@ pub fn document(tree: &Node, errors: &InputErrors) -> Option<Document> {
 /// The name of the document in errors, as far as it has one: `Domain gw.example.com`.
 fn label(tree: &Node) -> String {
     let word = |key| match tree.entry(key).map(|entry| &entry.value.value) {
-        Some(super::tree::Value::Scalar(scalar)) => {
-            scalar.text.chars().filter(|c| !c.is_control()).take(80).collect()
-        }
+        Some(Value::Scalar(scalar)) => scalar.text.chars().filter(|c| !c.is_control()).take(80).collect(),
         _ => String::new(),
     };
     let (kind, name): (String, String) = (word("kind"), word("name"));
@@ -102,7 +101,7 @@ fn name(fields: &Fields<'_>) -> Option<Name> {
 fn host(field: Reader<'_>) -> Option<DomainName> {
     let name: DomainName = field.parse()?;
     if name.as_str().starts_with("*.") || name.as_str() == "*" {
-        field.error("a wildcard is not supported here yet", "each name in full");
+        field.error("a wildcard is not one name", "each name in full");
         return None;
     }
     Some(name)
@@ -119,6 +118,21 @@ fn some<T: Clone + Eq + std::hash::Hash>(
         field.error("the list is empty", "at least one");
     }
     (!items.is_empty()).then_some(items)
+}
+
+/// A list of at most so many items.
+fn most<'a, T>(
+    field: &Reader<'a>,
+    most: usize,
+    read: impl FnOnce(&Reader<'a>) -> Option<Vec<T>>,
+) -> Option<Vec<T>> {
+    if let Value::List(items) = &field.node().value
+        && items.len() > most
+    {
+        field.error(format!("a list of {} is too long", items.len()), format!("at most {most}"));
+        return None;
+    }
+    read(field)
 }
 
 /// The sites of something; absent: all.

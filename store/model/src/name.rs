@@ -129,6 +129,20 @@ impl DomainName {
         }
     }
 
+    /// True if `*` is its first label.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with("*.") || &*self.0 == "*"
+    }
+
+    /// True if a host is this name, or if this is a wildcard and the host, or another wildcard, lies below its parent: `*` stands
+    /// for one or more labels.
+    #[must_use]
+    pub fn covers(&self, host: &Self) -> bool {
+        let Some(parent) = self.0.strip_prefix('*') else { return self == host };
+        host.0.len() > parent.len() && host.0.ends_with(parent)
+    }
+
     /// The name one label up; `None` for a single label.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
@@ -346,6 +360,20 @@ mod tests {
         assert_eq!(name("example.com").resolve("@").unwrap(), name("example.com"));
         assert_eq!(name("example.com").resolve("a.b").unwrap(), name("a.b.example.com"));
         assert_eq!(name("example.com").resolve("x.org.").unwrap(), name("x.org"));
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_or_more_labels() {
+        let name = |text: &str| text.parse::<DomainName>().unwrap();
+        let wildcard = name("*.example.com");
+        assert!(wildcard.is_wildcard() && !name("a.example.com").is_wildcard());
+        for host in ["a.example.com", "a.b.example.com", "*.b.example.com", "*.example.com"] {
+            assert!(wildcard.covers(&name(host)), "{host}");
+        }
+        for host in ["example.com", "badexample.com", "*.com", "a.example.org"] {
+            assert!(!wildcard.covers(&name(host)), "{host}");
+        }
+        assert!(name("a.b").covers(&name("a.b")) && !name("a.b").covers(&name("c.a.b")));
     }
 
     #[test]

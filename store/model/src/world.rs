@@ -15,6 +15,7 @@ mod index;
 mod names;
 mod overlays;
 mod policies;
+mod routes;
 mod steered;
 
 use std::{

@@ -11,12 +11,14 @@ use crate::{
     tree::Value,
     words::join,
 };
+pub(super) use probe::{header_value, server_name};
 
 pub(super) const fn millis(ms: u64) -> Span {
     Span(Duration::from_millis(ms))
 }
 
 pub(super) const DAY: Span = millis(86_400_000);
+pub(super) const YEAR: Span = millis(365 * 86_400_000);
 
 pub(super) fn check(fields: &Fields<'_>) -> Option<Check> {
     let name = name(fields);

@@ -119,20 +119,8 @@ fn every_error_of_a_file_at_once() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
-    for (text, words) in [
-        (
-            "kind: Zone\nname: a.b\nnameservers: [{name: n, a: [1.2.3.4]}]\nfile: z\n",
-            "file: a zone file is read where the document is; expected `records`",
-        ),
-        (
-            "kind: Route\nname: r\nhosts: [a.b]\npaths: [{ prefix: /, regex: x }]\nto: [{service: s}]\n",
-            "regex: not supported yet; supported are prefix",
-        ),
-        ("kind: Service\nname: s\ncluster: c\nhosts: ['*.a.b']\n", "a wildcard is not supported here yet"),
-    ] {
-        let found = error(text);
-        assert!(found.contains(words), "{found}");
-    }
+    let found = error("kind: Zone\nname: a.b\nnameservers: [{name: n, a: [1.2.3.4]}]\nfile: z\n");
+    assert!(found.contains("file: a zone file is read where the document is; expected `records`"), "{found}");
 }
 
 #[test]

@@ -7,10 +7,12 @@
 mod attempts;
 mod filters;
 mod path;
+mod precedence;
 
 pub use attempts::{Hedge, Retry, RetryOn, RouteLimits, Timeouts};
 pub use filters::{DirectResponse, HeaderModifier, PathRewrite, RequestMirror, RequestRedirect, UrlRewrite};
 pub use path::{PathError, PathMatch, PathPattern, PatternSegment};
+pub use precedence::Precedence;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -23,9 +25,7 @@ use crate::{
 
 /// What requests go to which service.
 ///
-/// Of the routes that match a request, the first by this order takes it: the higher `priority`; an exact host, then the
-/// longest wildcard, then any host; an exact path, then a pattern, then the longest prefix, then a regular expression;
-/// more conditions; the name.
+/// Of the routes that match a request, the first by [`Precedence`] takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Its name.
@@ -146,6 +146,12 @@ impl Route {
             access_log: None,
             server_timing: false,
         }
+    }
+
+    /// The services that it names, also the one that it mirrors to.
+    pub fn services(&self) -> impl Iterator<Item = &Name> {
+        let mirror = self.request_mirror.iter().map(|it| &it.service);
+        self.to.iter().map(|it| &it.service).chain(mirror)
     }
 
     /// True if the gateway answers its requests without an instance.

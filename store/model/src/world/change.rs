@@ -12,9 +12,10 @@ use std::{
 use super::{
     World,
     checker::Checker,
-    index::{Index, pairs, uuid_domain},
+    index::{Index, uuid_domain},
     names::{self, Claim, Claimed},
     overlays::{self, Orders},
+    routes::taken,
     steered::SteeredName,
 };
 use crate::{Document, Domain, DomainName, Kind, Moment, Override, Route, Service, glob::matches};
@@ -153,9 +154,9 @@ impl<'c> Change<'c> {
 
     fn routes_are_distinct(&self) -> bool {
         let mut seen = HashSet::new();
-        self.routes.iter().flat_map(|it| pairs(it)).all(|pair| {
-            let is_free = self.unchanged(Kind::Route, self.index.taken.get(&pair)).is_none();
-            is_free && seen.insert(pair)
+        self.routes.iter().flat_map(|it| taken(it)).all(|taken| {
+            let is_free = self.unchanged(Kind::Route, self.index.taken.get(&taken)).is_none();
+            is_free && seen.insert(taken)
         })
     }
 
@@ -166,8 +167,8 @@ impl<'c> Change<'c> {
             _ => None,
         });
         let mut less: HashMap<&str, usize> = HashMap::new();
-        for to in routes.flat_map(|it| &it.to) {
-            *less.entry(to.service.as_str()).or_default() += 1;
+        for service in routes.flat_map(Route::services) {
+            *less.entry(service.as_str()).or_default() += 1;
         }
         self.removed().all(|it| match it {
             Document::Service(service) => {

@@ -8,7 +8,7 @@ use std::{
 use super::{
     IMPLIED, World,
     checker::{Checker, id},
-    names, policies,
+    names, policies, routes,
     steered::SteeredName,
 };
 use crate::{
@@ -245,13 +245,21 @@ impl Checker<'_> {
         let mut taken: HashMap<_, &Route> = HashMap::new();
         for route in world.declared_routes() {
             self.route(route);
-            for (n, host) in route.hosts.iter().enumerate() {
-                for path in &route.paths {
-                    if let Some(other) = taken.insert((host, path), route) {
-                        let problem = format!("{host}{path} is taken by the Route {} already", other.name);
-                        let at = id(Kind::Route, &route.name);
-                        self.report(&at, &format!("hosts[{n}]"), problem, "each host and path in one route");
-                    }
+            let paths = route.paths.len().max(1);
+            for (n, takes) in routes::taken(route).enumerate() {
+                // Hosts come one after the other, each with every path.
+                let (host, path) =
+                    (takes.host.as_ref().map(|it| it.as_str().to_owned()), &route.paths[n % paths]);
+                let conditions = if takes.has_conditions() { ", under the same conditions" } else { "" };
+                if let Some(other) = taken.insert(takes, route) {
+                    let (host, field) = match host {
+                        Some(host) => (host, format!("hosts[{}]", n / paths)),
+                        None => ("every host with ".to_owned(), format!("paths[{n}]")),
+                    };
+                    let problem =
+                        format!("{host}{path} is taken by the Route {} already{conditions}", other.name);
+                    let at = id(Kind::Route, &route.name);
+                    self.report(&at, &field, problem, "each host and path in one route");
                 }
             }
         }
@@ -265,6 +273,9 @@ impl Checker<'_> {
         }
         for (n, to) in route.to.iter().enumerate() {
             self.refer(&at, &format!("to[{n}].service"), Kind::Service, to.service.as_str());
+        }
+        if let Some(mirror) = &route.request_mirror {
+            self.refer(&at, "request_mirror.service", Kind::Service, mirror.service.as_str());
         }
     }
 }

@@ -24,9 +24,14 @@ impl Places {
         Self(documents.into_iter().map(|it| (it.value.id(), it.place.clone())).collect())
     }
 
+    /// True if a document is among them.
+    pub(super) fn has(&self, document: &DocumentId) -> bool {
+        self.0.contains_key(document)
+    }
+
     /// A warning in the form of an error: something is allowed, but may not be intended. It names a document, and has the
     /// place of the document and field that cause it.
-    fn warning(
+    pub(super) fn warning(
         &self,
         (document, field): (String, String),
         at: (&DocumentId, &str),
@@ -44,6 +49,15 @@ impl Places {
 type Distance = u8;
 
 impl World {
+    /// Everything that is allowed and may not be intended: families of sites, and routes that were written just now. `now`
+    /// decides which overrides have ended; `places` are those of the documents that were written just now.
+    #[must_use]
+    pub fn warnings(&self, now: Moment, places: &Places) -> Vec<InputError> {
+        let mut warnings = self.family_warnings(now, places);
+        warnings.extend(self.route_warnings(places));
+        warnings
+    }
+
     /// The warnings about families of sites. `now` decides which overrides have ended; `places` are those
     /// of the documents that were written just now.
     #[must_use]

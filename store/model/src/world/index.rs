@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::{
     World,
     names::{self, Borders, FixedClaim},
+    routes::{Taken, taken},
 };
-use crate::{Document, DomainName, Name, PathMatch, Route, Service};
+use crate::{Document, DomainName, Name, Route, Service};
 
 /// The owners in a world.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,8 +31,8 @@ pub(super) struct Index {
     /// Services by their UUID domains, also by declared ones.
     pub(super) uuid_domains: HashMap<DomainName, Name>,
     /// Routes by what they take.
-    pub(super) taken: HashMap<(DomainName, PathMatch), Name>,
-    /// How many targets of routes each service is.
+    pub(super) taken: HashMap<Taken, Name>,
+    /// How many routes each service is named by, counting each time.
     pub(super) targets: HashMap<Name, usize>,
 }
 
@@ -74,12 +75,12 @@ impl Index {
                 uuid_domain(it, world).iter().for_each(|name| drop(self.uuid_domains.remove(name)));
             }
             Document::Route(it) => {
-                pairs(it).for_each(|pair| drop(self.taken.remove(&pair)));
-                for to in &it.to {
-                    let Some(count) = self.targets.get_mut(&to.service) else { continue };
+                taken(it).for_each(|taken| drop(self.taken.remove(&taken)));
+                for service in it.services() {
+                    let Some(count) = self.targets.get_mut(service) else { continue };
                     *count = count.saturating_sub(1);
                     if *count == 0 {
-                        self.targets.remove(&to.service);
+                        self.targets.remove(service);
                     }
                 }
             }
@@ -95,18 +96,13 @@ impl Index {
     }
 
     fn add_route(&mut self, route: &Route) {
-        self.taken.extend(pairs(route).map(|pair| (pair, route.name.clone())));
-        for to in &route.to {
-            *self.targets.entry(to.service.clone()).or_default() += 1;
+        self.taken.extend(taken(route).map(|taken| (taken, route.name.clone())));
+        for service in route.services() {
+            *self.targets.entry(service.clone()).or_default() += 1;
         }
     }
 }
 
 pub(super) fn uuid_domain(service: &Service, world: &World) -> Option<DomainName> {
     service.uuid_domain(world.cluster(service.cluster.as_str())?)
-}
-
-/// What a route takes.
-pub(super) fn pairs(route: &Route) -> impl Iterator<Item = (DomainName, PathMatch)> {
-    route.hosts.iter().flat_map(|host| route.paths.iter().map(move |path| (host.clone(), path.clone())))
 }

@@ -130,7 +130,7 @@ fn terms(fields: &Fields<'_>) -> Tls {
 }
 
 /// A name that SNI can carry: no address, no wildcard (RFC 6066 §3).
-fn server_name(field: Reader<'_>) -> Option<DomainName> {
+pub(in crate::decode) fn server_name(field: Reader<'_>) -> Option<DomainName> {
     let name: DomainName = field.parse()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let address = name.as_str().parse::<std::net::IpAddr>().is_ok();
@@ -220,7 +220,8 @@ fn headers(field: Reader<'_>) -> Option<Vec<Header>> {
     Some(found)
 }
 
-fn header_value(field: &Reader<'_>) -> Option<String> {
+/// The value of a header field.
+pub(in crate::decode) fn header_value(field: &Reader<'_>) -> Option<String> {
     let text = field.text(1_000)?;
     let fits = text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && text.trim() == text;
     if !fits {

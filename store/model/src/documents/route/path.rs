@@ -58,6 +58,20 @@ impl PathMatch {
         prefix(text).map(|path| Self::Prefix(path.to_owned()))
     }
 
+    /// True for a path in normal form that it matches, one condition at a time: what routers must agree with. An expression is
+    /// compiled for it.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(text) => text == path,
+            Self::Prefix(text) => path
+                .strip_prefix(text.trim_end_matches('/'))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Pattern(pattern) => pattern.matches(path),
+            Self::Regex(expression) => expression.whole().is_ok_and(|it| it.is_match(path.as_bytes())),
+        }
+    }
+
     /// Every path.
     #[must_use]
     pub fn root() -> Self {
@@ -102,6 +116,29 @@ impl PathPattern {
             let parameter = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
             parameter.map_or(PatternSegment::Literal(segment), PatternSegment::Parameter)
         })
+    }
+}
+
+impl PathPattern {
+    fn matches(&self, path: &str) -> bool {
+        let Some(path) = path.strip_prefix('/') else { return false };
+        let mut segments = path.split('/');
+        let fits = self.segments().all(|segment| match (segment, segments.next()) {
+            (PatternSegment::Literal(text), Some(segment)) => text == segment,
+            (PatternSegment::Parameter(_), Some(segment)) => !segment.is_empty(),
+            (_, None) => false,
+        });
+        fits && segments.next().is_none()
+    }
+
+    /// The pattern with parameters that have no names: what it matches.
+    pub(crate) fn nameless(&self) -> Self {
+        let text = |segment| match segment {
+            PatternSegment::Literal(text) => text,
+            PatternSegment::Parameter(_) => "{}",
+        };
+        let text: String = self.segments().flat_map(|segment| ["/", text(segment)]).collect();
+        Self(text.into())
     }
 }
 
@@ -193,6 +230,22 @@ mod tests {
         for only_whole in ["/a/", "//", "/a//b"] {
             assert_eq!((prefix(only_whole), whole(only_whole)), (Err(PathError::Prefix), Ok(only_whole)));
         }
+    }
+
+    #[test]
+    fn conditions_match_paths() {
+        let matched = |condition: &PathMatch, path| condition.matches(path);
+        let prefix = PathMatch::prefix("/api").unwrap();
+        assert!(["/api", "/api/", "/api/x"].into_iter().all(|it| matched(&prefix, it)));
+        assert!(!["/apis", "/", "/x/api"].into_iter().any(|it| matched(&prefix, it)));
+        assert!(["/", "/x", "//"].into_iter().all(|it| matched(&PathMatch::root(), it)));
+        let exact = PathMatch::exact("/api").unwrap();
+        assert!(matched(&exact, "/api") && !matched(&exact, "/api/"));
+        let pattern = PathMatch::Pattern("/u/{id}".parse().unwrap());
+        assert!(matched(&pattern, "/u/7"));
+        assert!(!["/u", "/u/", "/u/7/", "/u/7/x", "/v/7"].into_iter().any(|it| matched(&pattern, it)));
+        let regex = PathMatch::Regex("/v[0-9]+".parse().unwrap());
+        assert!(matched(&regex, "/v12") && !matched(&regex, "/v12/x") && !matched(&regex, "/x/v1"));
     }
 
     #[test]

@@ -25,6 +25,11 @@ fn name() -> impl Strategy<Value = &'static str> {
     select(&NAMES[..])
 }
 
+/// A host of a service or a route, which may be a wildcard.
+fn host() -> impl Strategy<Value = &'static str> {
+    prop_oneof![5 => name(), 1 => select(vec!["*.a.z.org", "*.z.org"])]
+}
+
 fn site() -> impl Strategy<Value = &'static str> {
     select(vec!["bj", "sh", "bj", "sh", "bj", "sh", "gz"])
 }
@@ -50,10 +55,11 @@ fn service() -> impl Strategy<Value = String> {
         "" => String::new(),
         digit => format!("uuid: {digit}f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f10\n"),
     });
-    let hosts = prop::collection::btree_set(name(), 0..3).prop_map(|hosts| {
+    let hosts = prop::collection::btree_set(host(), 1..3).prop_map(|hosts| {
         let hosts: Vec<&str> = hosts.into_iter().collect();
-        format!("hosts: [{}]\n", hosts.join(", "))
+        format!("hosts: ['{}']\n", hosts.join("', '"))
     });
+    let hosts = prop_oneof![4 => hosts, 1 => Just(String::new())];
     let route_by = select(vec!["", "route_by: uuid\n"]);
     (0..4, uuid, cluster(), hosts, sites(), route_by, check()).prop_map(
         |(n, uuid, cluster, hosts, sites, route_by, check)| {
@@ -79,16 +85,29 @@ fn domain() -> impl Strategy<Value = String> {
 }
 
 fn route() -> impl Strategy<Value = String> {
-    let hosts = prop::collection::btree_set(name(), 1..3);
+    let hosts = prop::collection::btree_set(host(), 1..3);
     let paths = prop::collection::btree_set(select(vec!["/", "/api", "/x"]), 1..3);
+    let more = select(vec![
+        "",
+        "",
+        "",
+        "priority: 1\n",
+        "methods: [GET]\n",
+        "headers: [{ name: X-A, exact: y }]\n",
+        "headers: [{ name: x-a, exact: y }]\n",
+        "request_mirror: { service: s3 }\n",
+        "request_mirror: { service: s4 }\n",
+    ]);
     let to = prop::collection::btree_set(prop_oneof![9 => 0..4, 1 => Just(4)], 1..3);
     let route = select(vec!["r0", "r1", "r2", "r0", "r1", "r2", "implied.r"]);
-    (route, hosts, paths, to).prop_map(|(name, hosts, paths, to)| {
+    let no_hosts = prop::bool::weighted(0.1);
+    (route, hosts, no_hosts, paths, to, more).prop_map(|(name, hosts, no_hosts, paths, to, more)| {
         let hosts: Vec<&str> = hosts.into_iter().collect();
         let paths: Vec<String> = paths.into_iter().map(|path| format!("{{ prefix: {path} }}")).collect();
         let to: Vec<String> = to.into_iter().map(|n| format!("{{ service: s{n} }}")).collect();
-        let (hosts, paths, to) = (hosts.join(", "), paths.join(", "), to.join(", "));
-        format!("kind: Route\nname: {name}\nhosts: [{hosts}]\npaths: [{paths}]\nto: [{to}]\n")
+        let (hosts, paths, to) = (hosts.join("', '"), paths.join(", "), to.join(", "));
+        let hosts = if no_hosts { String::new() } else { format!("hosts: ['{hosts}']\n") };
+        format!("kind: Route\nname: {name}\n{hosts}paths: [{paths}]\nto: [{to}]\n{more}")
     })
 }
 
