@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     Config, Listener,
+    testing::eventually,
     tls::{Identity, ServerSettings, ServerTls},
 };
 
@@ -73,7 +74,7 @@ async fn a_listener_speaks_tls_and_the_instance_is_told() {
     assert_eq!(head.headers["x-forwarded-proto"], "https");
     let plain = said_plainly(&world, GET.as_bytes()).await;
     assert!(!plain.starts_with("HTTP/"), "{plain}");
-    assert_eq!(world.metrics().tls_failures.get(), 1);
+    eventually("it is counted", || world.metrics().tls_failures.get() == 1).await;
 }
 
 async fn said_plainly(world: &World, sent: &[u8]) -> String {
