@@ -156,6 +156,10 @@ fn trailers_are_read_as_fields_are() {
     for text in ["0\r\n\rX", "0\r\nA: b\rc", "0\r\nA: b\r\r"] {
         let error = ChunkError::BadTrailers(HeadError::BareCarriageReturn);
         assert_eq!(decode(text), Err(error), "{text:?}: no LF is waited for");
+        let mut decoder = ChunkedDecoder::new(TRAILERS);
+        let octets = text.as_bytes().chunks(1);
+        let refused = octets.map(|octet| decoder.decode(octet)).find_map(Result::err);
+        assert_eq!(refused, Some(error), "{text:?} octet by octet");
     }
     let long = |length: usize| format!("A: {}\r\n", "b".repeat(length - 7));
     assert!(read(&long(64)).is_ok());

@@ -420,6 +420,22 @@ fn a_head_that_is_not_complete_is_waited_for() {
 }
 
 #[test]
+fn what_comes_octet_by_octet_is_refused_as_soon_as_its_line_or_the_room_ends() {
+    let limits = HeadLimits { bytes: 100, fields: 3, line: 90 };
+    let refused_at = |text: &str| {
+        let (mut scanned, mut fields) = (0, Fields::default());
+        (1..=text.len()).find_map(|length| {
+            let read = read_request(&text.as_bytes()[..length], &mut scanned, &limits, &mut fields);
+            read.err().map(|error| (length, error))
+        })
+    };
+    let bare = "GET / HTTP/1.1\r\nHost: a\nB: c\r\n\r\n";
+    assert_eq!(refused_at(bare), Some((24, HeadError::BareLineFeed)));
+    let endless = format!("GET / HTTP/1.1\r\nHost: {}", "a".repeat(200));
+    assert_eq!(refused_at(&endless), Some((100, HeadError::TooLarge)));
+}
+
+#[test]
 fn known_names_are_found_in_any_case() {
     for id in fields::all() {
         assert_eq!(FieldId::of(id.name().as_bytes()), id);
