@@ -14,13 +14,18 @@
 
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod accept;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod answers;
 mod balance;
 mod config;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod cookies;
 mod engine;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod escape;
 mod excluded;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod failures;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -72,6 +77,7 @@ use store::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
+pub use answers::{Answers, REASONS, Reason, TemplateError};
 pub use config::{Config, Error, Limits, Listener, Networks};
 pub use metrics::Metrics;
 pub use shared::Phase;
