@@ -43,6 +43,8 @@ mod metrics;
 #[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod proxy_protocol;
 mod receipts;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod request_id;
 mod resolve;
 mod retry_budget;
 mod route;
