@@ -14,6 +14,8 @@
 
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod accept;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
+mod access_log;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod answers;
 mod balance;
@@ -79,6 +81,7 @@ use store::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
+pub use access_log::{AccessLog, LogTarget, LogWriter, LoggedQuery};
 pub use answers::{Answers, REASONS, Reason, TemplateError};
 pub use config::{Config, Error, Limits, Listener, Networks};
 pub use metrics::Metrics;
