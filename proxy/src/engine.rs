@@ -20,6 +20,7 @@ mod own_answer;
 mod passed;
 mod patience;
 mod pool;
+mod provisional;
 mod pump;
 mod request;
 pub(crate) mod stream;

@@ -14,12 +14,18 @@
 
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 mod accept;
+#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
+mod access_log;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod answers;
 mod balance;
 mod config;
 mod cookies;
 mod engine;
+#[allow(dead_code, reason = "used by the engine, which comes next")]
+mod escape;
 mod excluded;
+mod failures;
 mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -35,6 +41,7 @@ mod listen;
 mod metrics;
 mod proxy_protocol;
 mod receipts;
+mod request_id;
 mod resolve;
 mod retry_budget;
 mod route;
@@ -69,6 +76,8 @@ use store::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
+pub use access_log::{AccessLog, LogTarget, LogWriter, LoggedQuery};
+pub use answers::{Answers, REASONS, Reason, TemplateError};
 pub use config::{Config, Error, Limits, Listener, Networks};
 pub use metrics::Metrics;
 pub use shared::Phase;

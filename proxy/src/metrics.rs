@@ -1,5 +1,7 @@
 //! What a gateway counts, over all its workers. Hot paths add to a field and hash nothing.
 
+use crate::answers::{REASONS, Reason};
+
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 store::metrics! {
@@ -25,6 +27,13 @@ store::metrics! {
         pub no_instance: counter("waypost.proxy.no_instance", "{request}", "Requests that found no instance.");
         pub loops:
             counter("waypost.proxy.loops", "{request}", "Requests that came through too many gateways.");
+        pub failures["reason" = REASONS]: counter(
+            "waypost.proxy.failures", "{request}", "Requests that were not served well, by the reason in the log.");
+        pub access_log_lines:
+            counter("waypost.proxy.access_log_lines", "{line}", "Lines written to the access log.");
+        pub access_log_dropped: counter(
+            "waypost.proxy.access_log_dropped", "{line}",
+            "Lines of the access log that could not be written, or not fast enough.");
         pub ejections:
             counter("waypost.proxy.ejections", "{ejection}", "Instances ejected after failures in a row.");
         pub tls_failures: counter(
@@ -63,6 +72,12 @@ impl Metrics {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         self.responses[class].increment();
     }
+
+    /// Counts a request that was not served well.
+    #[allow(dead_code, reason = "used by the engine, which comes next")]
+    pub(crate) fn failed(&self, reason: Reason) {
+        self.failures[reason.index()].increment();
+    }
 }
 
 #[cfg(test)]
@@ -76,12 +91,16 @@ mod tests {
         let metrics = Metrics::default();
         metrics.responded(404);
         metrics.lease_lapses.add(3);
+        metrics.failed(Reason::Reset);
         let mut seen = Vec::new();
         metrics.collect(&mut |sample| {
             seen.push((sample.metric.name, sample.labels.to_vec().len(), sample.value))
         });
-        assert_eq!(seen.len(), metrics.descriptors().len() + 4);
+        assert_eq!(seen.len(), metrics.descriptors().len() + 4 + REASONS.len() - 1);
         assert_eq!(seen[3], ("waypost.proxy.responses", 1, 1.0));
+        let failures =
+            seen.iter().filter(|(name, _, value)| *name == "waypost.proxy.failures" && *value > 0.0);
+        assert_eq!(failures.count(), 1);
         assert_eq!(seen.last(), Some(&("waypost.proxy.lease_lapses", 0, 3.0)));
     }
 }

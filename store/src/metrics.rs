@@ -138,6 +138,9 @@ impl Count {
 macro_rules! metrics {
     (@field) => { $crate::metrics::Count };
     (@field $values:expr) => { [$crate::metrics::Count; $values.len()] };
+    (@zero) => { $crate::metrics::Count::new() };
+    // A default of an array ends at 32 values.
+    (@zero $values:expr) => { [const { $crate::metrics::Count::new() }; $values.len()] };
     (@emit $emit:ident $metric:ident $count:expr) => {
         $emit($crate::metrics::Sample { metric: $metric, labels: &[], value: $count.value() });
     };
@@ -158,9 +161,14 @@ macro_rules! metrics {
         $(computed { $($constant:ident: $computed:ident($at:literal, $of:literal, $about:literal);)+ })?
     ) => {
         $(#[$doc])*
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         $visibility struct $name {
             $(#[doc = $help] $field_visibility $field: $crate::metrics!(@field $($values)?),)*
+        }
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $crate::metrics!(@zero $($values)?),)* }
+            }
         }
         $crate::metrics! {
             @source $name {
@@ -185,7 +193,7 @@ macro_rules! metrics {
         }
         impl $name {
             pub(crate) fn new($($extra: $extra_type),+) -> Self {
-                Self { $($extra,)+ $($field: Default::default(),)* }
+                Self { $($extra,)+ $($field: $crate::metrics!(@zero $($values)?),)* }
             }
         }
         $crate::metrics! {

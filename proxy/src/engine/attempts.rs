@@ -14,12 +14,12 @@ use super::{
     tunnel,
 };
 use crate::{
-    answers::Reason,
     balance::{
         attempts::Attempts,
         retry::{FailedAttempt, NoRetry, Retry, may_retry},
         view::PickContext,
     },
+    engine::provisional::Reason,
     health::Outcome as Is,
     http1::{BodyLength, Fields},
     instance::Instance,

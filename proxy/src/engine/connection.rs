@@ -15,7 +15,7 @@ use super::{
     request::{self, Step},
     timer::Timer,
 };
-use crate::{answers::Reason, worker::Worker};
+use crate::{engine::provisional::Reason, worker::Worker};
 
 /// How long a connection that has served stays ready for the next request before it becomes small.
 const WARM: Duration = Duration::from_millis(500);

@@ -2,7 +2,7 @@
 
 use super::{client::Client, exchange::Done, passed::number, request::Answer, timer::Timer};
 use crate::{
-    answers::Reason,
+    engine::provisional::Reason,
     http1::{BodyLength, Method, Version, end_of_head, field, status_line},
     worker::Worker,
 };

@@ -13,8 +13,8 @@ use super::{
     passed::{number, pass},
 };
 use crate::{
-    answers::Reason,
     balance::{retry::RetryPolicy, settings::Settings},
+    engine::provisional::Reason,
     forwarded::{self, Family},
     http1::{
         BodyLength, ConnectionOptions, Field, FieldId, Fields, Form, HeadError, Method, RequestLine, Version,
