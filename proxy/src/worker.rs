@@ -156,7 +156,8 @@ impl Worker {
             _ => Eligibility::Fit,
         };
         let board = self.shared.handle.board();
-        let away = || failover_order(&table.snapshot, &table.backends[backend], table.home, board, now);
+        let service = table.backend(backend)?;
+        let away = || failover_order(&table.snapshot, service, table.home, board, now);
         let picked = candidates.pick(eligibility, away, |below| fastrand::u32(..below))?;
         let addresses = picked.dial_addresses(|all, port| self.upstream.dial_order(all, port))?;
         if let Some((breaker, _)) = breakers.get_mut(&picked.instance.number) {
@@ -174,9 +175,9 @@ impl Worker {
     ) -> Option<&'a Candidates> {
         if !views.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, table)) {
             views.table = Some(Arc::clone(table));
-            views.of = table.backends.iter().map(|_| None).collect();
+            views.of = (0..table.numbers()).map(|_| None).collect();
         }
-        let backend = table.backends.get(number)?;
+        let backend = table.backend(number)?;
         let obeyed = self.upstream.obeyed();
         let entry = backend.slot.load();
         let view = views.of.get_mut(number)?;

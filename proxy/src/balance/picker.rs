@@ -70,9 +70,9 @@ impl Picker {
         if !views_of.as_ref().is_some_and(|before| Arc::ptr_eq(before, table)) {
             *views_of = Some(Arc::clone(table));
             kept.clear();
-            kept.resize_with(table.backends.len(), || None);
+            kept.resize_with(table.numbers(), || None);
         }
-        let of: &Backend = table.backends.get(backend).ok_or(NoPick::NoInstance)?;
+        let of: &Backend = table.backend(backend).ok_or(NoPick::NoInstance)?;
         let view = view(kept.get_mut(backend).ok_or(NoPick::NoInstance)?, known, (of, settings), now);
         let away = |sites: &mut Vec<SiteId>| {
             order_sites(sites, (&table.snapshot, table.home), of, known.board, now);

@@ -116,7 +116,7 @@ pub(super) struct List {
 
 impl Index {
     /// The route for a request.
-    pub(crate) fn find(&self, request: &impl Request) -> Option<Matched<'_>> {
+    pub(crate) fn find<'i>(&'i self, request: &impl Request) -> Option<Matched<'i>> {
         let path = Segments::of(request.path());
         let mut best: Option<(&Rule, &Host)> = None;
         for host in self.hosts_of(request.host()) {
@@ -135,14 +135,15 @@ impl Index {
     }
 
     /// The hosts that a name matches, the most specific first.
-    pub(super) fn hosts_of<'i>(&'i self, name: &'i str) -> impl Iterator<Item = &'i Host> {
+    pub(super) fn hosts_of<'i>(&'i self, name: &str) -> impl Iterator<Item = &'i Host> {
         let exact = self.hosts.get(hash_of(name), |host| *host.name == *name);
         let labels = if self.wildcards.0.is_empty() { 0 } else { name.split('.').count() };
         let suffixes = name.match_indices('.').map(|(at, _)| &name[at + 1..]).zip((0..labels).rev());
-        let wildcards = suffixes.filter(|(_, labels)| self.wildcards.has(labels)).filter_map(|(suffix, _)| {
-            let is = |host: &Arc<Host>| host.name.strip_prefix("*.") == Some(suffix);
-            self.hosts.get(hash_of(("*", suffix)), is)
-        });
+        let wildcards =
+            suffixes.filter(|(_, labels)| self.wildcards.has(labels)).filter_map(|(suffix, _)| {
+                let is = |host: &Arc<Host>| host.name.strip_prefix("*.") == Some(suffix);
+                self.hosts.get(hash_of(("*", suffix)), is)
+            });
         exact.into_iter().chain(wildcards).chain(&self.any).map(|host| &**host)
     }
 
@@ -180,12 +181,16 @@ impl Index {
                 continue;
             }
             let (mut was, mut is) = (false, false);
-            self.hosts.change(host_hash(name), |host| *host.name == *name, |host| {
-                was = host.is_some();
-                let host = changed(name, host);
-                is = host.is_some();
-                host
-            });
+            self.hosts.change(
+                host_hash(name),
+                |host| *host.name == *name,
+                |host| {
+                    was = host.is_some();
+                    let host = changed(name, host);
+                    is = host.is_some();
+                    host
+                },
+            );
             let Some(suffix) = name.strip_prefix("*.") else { continue };
             let labels = suffix.split('.').count();
             match (was, is) {
@@ -285,12 +290,12 @@ impl Host {
     }
 
     /// Every list that a path leads to. Of regular expressions, only the literal starts were compared.
-    pub(super) fn lists<'h>(&'h self, path: &'h Segments<'_>) -> impl Iterator<Item = &'h List> {
+    pub(super) fn lists<'h>(&'h self, path: &Segments<'_>) -> impl Iterator<Item = &'h List> {
         let prefixes = self.prefixes(path).filter_map(|prefix| self.list(Way::Prefix, prefix));
         self.exact(path).into_iter().chain(self.patterns(path)).chain(prefixes).chain(self.regexes(path))
     }
 
-    fn exact(&self, path: &Segments<'_>) -> Option<&List> {
+    fn exact<'h>(&'h self, path: &Segments<'_>) -> Option<&'h List> {
         if self.exact == 0 { None } else { self.list(Way::Exact, path.path()) }
     }
 
@@ -300,12 +305,12 @@ impl Host {
         depths.map(|depth| path.prefix(*depth))
     }
 
-    fn regexes<'h>(&'h self, path: &'h Segments<'_>) -> impl Iterator<Item = &'h List> {
+    fn regexes<'h>(&'h self, path: &Segments<'_>) -> impl Iterator<Item = &'h List> {
         let depths = self.regexes.iter().rev().filter(|depth| **depth <= path.count());
         depths.filter_map(|depth| self.list(Way::Regex, path.prefix(*depth)))
     }
 
-    fn patterns<'h>(&'h self, path: &'h Segments<'_>) -> impl Iterator<Item = &'h List> {
+    fn patterns<'h>(&'h self, path: &Segments<'_>) -> impl Iterator<Item = &'h List> {
         let start = self.patterns.0.partition_point(|(shape, _)| shape.segments < path.count());
         let shapes = self.patterns.0[start..].iter().map(|(shape, _)| shape);
         shapes.take_while(|shape| shape.segments == path.count()).filter_map(|shape| {
@@ -315,17 +320,19 @@ impl Host {
                     if is_parameter { None } else { Some(segment) }
                 })
             };
-            let full = shape.parameters.iter().all(|at| path.prefix(at + 1).len() > path.prefix(*at).len() + 1);
+            let full =
+                shape.parameters.iter().all(|at| path.prefix(at + 1).len() > path.prefix(*at).len() + 1);
             let is = |list: &Arc<List>| {
                 let key = list.key.strip_prefix('/').unwrap_or(&list.key).split('/');
-                let same = |(it, segment): (&str, Option<&str>)| segment.map_or(it == "{}", |text| it == text);
+                let same =
+                    |(it, segment): (&str, Option<&str>)| segment.map_or(it == "{}", |text| it == text);
                 list.way == Way::Pattern && key.zip(blanked()).all(same)
             };
             if full { self.lists.get(pattern_hash(blanked()), is).map(|list| &**list) } else { None }
         })
     }
 
-    fn list(&self, way: Way, key: &str) -> Option<&List> {
+    fn list<'h>(&'h self, way: Way, key: &str) -> Option<&'h List> {
         self.lists.get(hash_of((way, key)), |list| list.way == way && *list.key == *key).map(|list| &**list)
     }
 

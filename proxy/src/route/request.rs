@@ -21,20 +21,20 @@ pub(crate) trait Request {
     fn fields<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]>;
 }
 
+/// How many ends of segments are kept; those of deeper ones are looked for when a route is that deep.
+const KEPT: usize = 16;
+
 /// The segments of a path, found in one pass and without allocation.
 #[derive(Debug)]
 pub(super) struct Segments<'p> {
     path: &'p str,
-    ends: [u32; Self::KEPT],
+    ends: [u32; KEPT],
     count: usize,
 }
 
 impl<'p> Segments<'p> {
-    /// How many ends are kept; those of deeper segments are looked for when a route is that deep.
-    const KEPT: usize = 16;
-
     pub(super) fn of(path: &'p str) -> Self {
-        let (mut ends, mut count) = ([0; Self::KEPT], 0);
+        let (mut ends, mut count) = ([0; KEPT], 0);
         for (at, octet) in path.bytes().enumerate().skip(1) {
             if octet == b'/' {
                 if let (Some(end), Ok(at)) = (ends.get_mut(count), u32::try_from(at)) {

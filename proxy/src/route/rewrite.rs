@@ -65,9 +65,9 @@ impl PathChange {
     pub(crate) fn apply<'p>(&'p self, by: &PathMatch, path: &'p str) -> Result<NewPath<'p>, PathTooLong> {
         match self {
             Self::Prefix(replacement) => Ok(replace_prefix(replacement, by, path)),
-            Self::Whole(template) => {
-                fill(template, |name| parameters(by, path).find(|(it, _)| *it == name).map(|(_, value)| value))
-            }
+            Self::Whole(template) => fill(template, |name| {
+                parameters(by, path).find(|(it, _)| *it == name).map(|(_, value)| value)
+            }),
             Self::Matches(regex, substitution) => substitute(regex, substitution, path),
         }
     }
@@ -190,7 +190,7 @@ impl Redirect {
     ) -> Result<String, PathTooLong> {
         let to_https = self.https.unwrap_or(https);
         let usual = if to_https { 443 } else { 80 };
-        let port = self.port.or(if self.https.is_some() { None } else { asked.port });
+        let port = self.port.or_else(|| if self.https.is_some() { None } else { asked.port });
         let host = self.host.as_deref().unwrap_or(&asked.host);
         let mut url = format!("{}://{host}", if to_https { "https" } else { "http" });
         if let Some(port) = port.filter(|port| *port != usual) {

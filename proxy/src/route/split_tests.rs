@@ -56,7 +56,8 @@ proptest! {
         after[at] = weight;
         let (was, is) = (split(&before).stick(key), split(&after).stick(key));
         if was != is {
-            prop_assert!(if weight > before[at] { is == Some(at) } else { was == Some(at) });
+            let to_or_from = if weight > before[at] { is } else { was };
+            prop_assert_eq!(to_or_from, Some(at));
         }
     }
 }
@@ -98,16 +99,20 @@ fn what_a_client_is_known_by() {
     assert_eq!(session_key(&by_cookie, &with("cookie", "a=b")), None);
 
     let new = NewSession::begin(&by_cookie, 0xab, true).unwrap();
-    assert_eq!(
-        new.set_cookie,
-        "sid=00000000000000ab; Path=/; HttpOnly; SameSite=Lax; Max-Age=90; Secure"
-    );
+    assert_eq!(new.set_cookie, "sid=00000000000000ab; Path=/; HttpOnly; SameSite=Lax; Max-Age=90; Secure");
     let cookie = new.set_cookie.split(';').next().unwrap();
-    assert_eq!(session_key(&by_cookie, &with("cookie", cookie)), Some(new.key), "it stays where it was sent first");
+    assert_eq!(
+        session_key(&by_cookie, &with("cookie", cookie)),
+        Some(new.key),
+        "it stays where it was sent first"
+    );
     assert_eq!(NewSession::begin(&header, 1, false), None);
 
     let from = |ip: &str| {
-        session_key(&SessionPersistence::Client {}, &TestRequest { client: ip.parse().unwrap(), ..plain.clone() })
+        session_key(
+            &SessionPersistence::Client {},
+            &TestRequest { client: ip.parse().unwrap(), ..plain.clone() },
+        )
     };
     assert_eq!(from("192.0.2.1"), from("192.0.2.200"));
     assert_eq!(from("192.0.2.1"), from("::ffff:192.0.2.200"));

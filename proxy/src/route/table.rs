@@ -117,7 +117,7 @@ impl Table {
     }
 
     /// The route for a request.
-    pub(crate) fn find(&self, request: &impl Request) -> Option<Matched<'_>> {
+    pub(crate) fn find<'t>(&'t self, request: &impl Request) -> Option<Matched<'t>> {
         self.routes.index.find(request)
     }
 
@@ -181,10 +181,7 @@ fn has_same_services(before: &Snapshot, after: &Snapshot) -> bool {
 }
 
 /// The routes that are gone or were changed, and those that are new or were changed.
-fn differences<'r>(
-    before: &'r [Arc<Route>],
-    after: &'r [Arc<Route>],
-) -> (Vec<Arc<Route>>, Vec<Arc<Route>>) {
+fn differences<'r>(before: &'r [Arc<Route>], after: &'r [Arc<Route>]) -> (Vec<Arc<Route>>, Vec<Arc<Route>>) {
     let same = |(a, b): &(&Arc<Route>, &Arc<Route>)| Arc::ptr_eq(a, b);
     let start = before.iter().zip(after).take_while(same).count();
     let (before, after) = (&before[start..], &after[start..]);
@@ -244,7 +241,11 @@ impl Routes {
         if self.belongs(&route.document) {
             self.index.add(&route);
         }
-        self.known.change(hash_of(route.name()), |it| it.name() == route.name(), |_| Some(Arc::clone(&route)));
+        self.known.change(
+            hash_of(route.name()),
+            |it| it.name() == route.name(),
+            |_| Some(Arc::clone(&route)),
+        );
     }
 
     /// False for a route that leads only to services of other clusters: 404, not 503.
@@ -265,35 +266,43 @@ impl Routes {
     fn use_services(&mut self, route: &Route, sight: &Sight<'_>) {
         for service in services(route) {
             let (free, backends) = (&mut self.free, &mut self.backends);
-            self.uses.change(hash_of(service), |it| it.service == *service, |it| {
-                let mut it = it.unwrap_or_else(|| {
-                    let number = Arc::make_mut(free).pop().unwrap_or(backends.len());
-                    let backends = Arc::make_mut(backends);
-                    backends.resize(backends.len().max(number + 1), None);
-                    backends[number] = sight.backend(service, None);
-                    Arc::new(Use { service: service.clone(), number, routes: SharingMap::default() })
-                });
-                let routes = &mut Arc::make_mut(&mut it).routes;
-                routes.change(hash_of(&route.name), |it| *it == route.name, |_| Some(route.name.clone()));
-                Some(it)
-            });
+            self.uses.change(
+                hash_of(service),
+                |it| it.service == *service,
+                |it| {
+                    let mut it = it.unwrap_or_else(|| {
+                        let number = Arc::make_mut(free).pop().unwrap_or(backends.len());
+                        let backends = Arc::make_mut(backends);
+                        backends.resize(backends.len().max(number + 1), None);
+                        backends[number] = sight.backend(service, None);
+                        Arc::new(Use { service: service.clone(), number, routes: SharingMap::default() })
+                    });
+                    let routes = &mut Arc::make_mut(&mut it).routes;
+                    routes.change(hash_of(&route.name), |it| *it == route.name, |_| Some(route.name.clone()));
+                    Some(it)
+                },
+            );
         }
     }
 
     /// A route does not lead to a service any more.
     fn leave(&mut self, service: &Name, route: &Name) {
         let (free, backends) = (&mut self.free, &mut self.backends);
-        self.uses.change(hash_of(service), |it| it.service == *service, |it| {
-            let mut it = it?;
-            let routes = &mut Arc::make_mut(&mut it).routes;
-            routes.change(hash_of(route), |it| it == route, |_| None);
-            if routes.len() > 0 {
-                return Some(it);
-            }
-            Arc::make_mut(backends)[it.number] = None;
-            Arc::make_mut(free).push(it.number);
-            None
-        });
+        self.uses.change(
+            hash_of(service),
+            |it| it.service == *service,
+            |it| {
+                let mut it = it?;
+                let routes = &mut Arc::make_mut(&mut it).routes;
+                routes.change(hash_of(route), |it| it == route, |_| None);
+                if routes.len() > 0 {
+                    return Some(it);
+                }
+                Arc::make_mut(backends)[it.number] = None;
+                Arc::make_mut(free).push(it.number);
+                None
+            },
+        );
     }
 
     /// Compiles the services again, and the routes to those that came or went.
