@@ -55,7 +55,7 @@ impl World {
     }
 
     fn web(&self) -> &Backend {
-        self.table.backends.iter().find(|it| it.name == name("web")).unwrap()
+        self.table.backends().find(|it| it.name == name("web")).unwrap()
     }
 
     fn candidates(&self, instances: &[&str]) -> Candidates {

@@ -44,6 +44,7 @@ mod receipts;
 mod request_id;
 mod resolve;
 mod retry_budget;
+#[allow(dead_code, unused_imports, reason = "rewrites and the rest are used by the engine, which comes next")]
 mod route;
 mod serve;
 mod shared;
@@ -271,9 +272,17 @@ async fn shutdown(shared: &Shared, entrance: &Entrance) {
 
 fn follow_snapshot(shared: &Shared) -> Option<()> {
     let snapshot = shared.handle.snapshot()?;
-    let (cluster, site) = (&shared.config.cluster, &shared.config.site);
-    let table = Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.handle);
-    shared.following.set(table.in_use());
+    let before = shared.table.load_full();
+    let table = match &before {
+        Some(before) => before.after(snapshot, &shared.ports(), &shared.handle),
+        None => {
+            let (cluster, site) = (&shared.config.cluster, &shared.config.site);
+            Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.handle)
+        }
+    };
+    if !before.is_some_and(|before| before.has_backends_of(&table)) {
+        shared.following.set(table.in_use());
+    }
     shared.table.store(Some(Arc::new(table)));
     Some(())
 }
@@ -326,7 +335,7 @@ fn names_in_use(shared: &Shared, table: &Table) -> bool {
     let drains = shared.handle.drains().borrow().clone();
     let mut names: BTreeSet<String> = termination::hosts(&drains, shared.handle.now()).collect();
     let mut all_read = true;
-    for backend in &table.backends {
+    for backend in table.backends() {
         let entry = backend.slot.load();
         all_read &= entry.standing != Standing::Unread;
         let named = entry.all().filter(|it| it.address.parse::<IpAddr>().is_err());

@@ -74,9 +74,9 @@ impl Picker {
         if !self.table.as_ref().is_some_and(|before| Arc::ptr_eq(before, table)) {
             self.table = Some(Arc::clone(table));
             self.tables += 1;
-            self.kept.resize_with(table.backends.len(), || None);
+            self.kept.resize_with(table.numbers(), || None);
         }
-        let of: &Backend = table.backends.get(backend).ok_or(NoPick::NoInstance)?;
+        let of: &Backend = table.backend(backend).ok_or(NoPick::NoInstance)?;
         let kept = self.kept.get_mut(backend).ok_or(NoPick::NoInstance)?;
         let view = view(kept, known, (of, settings, self.tables), now);
         let away = |sites: &mut Vec<SiteId>| {

@@ -39,7 +39,9 @@ impl Worker {
             names: &world.names,
             board: world.handle.board(),
         };
-        let number = world.table.backends.iter().position(|it| it.name.as_str() == BACKEND).unwrap();
+        let number = (0..world.table.numbers())
+            .find(|at| world.table.backend(*at).is_some_and(|it| it.name.as_str() == BACKEND))
+            .unwrap();
         let context = PickContext { tried: &[], key: None, now: world.now };
         let order = |_: &[IpAddr], _| Vec::new();
         self.picker.pick(&known, (number, &world.settings), &context, order)

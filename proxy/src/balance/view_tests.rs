@@ -94,7 +94,7 @@ impl World {
     }
 
     pub(in crate::balance) fn web(&self) -> &Backend {
-        self.table.backends.iter().find(|it| it.name == name("web")).unwrap()
+        self.table.backends().find(|it| it.name == name("web")).unwrap()
     }
 
     /// Discovery changes.

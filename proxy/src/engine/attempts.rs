@@ -161,7 +161,7 @@ async fn attempt_in_turn(
 
 fn log_cut(client: &Client, plan: &Plan, instance: &Instance) {
     tracing::warn!(
-        peer = %client.peer, service = %plan.table.backends[plan.backend].name, instance = instance.endpoint.id,
+        peer = %client.peer, service = plan.service(), instance = instance.endpoint.id,
         "a request was cut at the deadline of a drain"
     );
 }
@@ -173,7 +173,7 @@ async fn give_up(
     failure: Option<Failure>,
     timer: &Timer,
 ) -> Done {
-    let service = &plan.table.backends[plan.backend].name;
+    let service = plan.service();
     let metrics = worker.metrics();
     let (reason, words) = match failure {
         None => {

@@ -15,12 +15,12 @@ use super::{
 use crate::{
     balance::{retry::RetryPolicy, settings::Settings},
     engine::provisional::Reason,
-    forwarded::{self, Family},
+    forwarded::{self, Family, Origin, Scheme},
     http1::{
         BodyLength, ConnectionOptions, Field, FieldId, Fields, Form, HeadError, Method, RequestLine, Version,
         connection_options, decimal, end_of_head, field, request_body,
     },
-    route::Table,
+    route::{self, Table},
     target::{self, Authority, Target},
     via::{MaxForwards, Received},
     worker::Worker,
@@ -55,9 +55,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The name of the service.
+    pub(crate) fn service(&self) -> &str {
+        self.table.backend(self.backend).map_or("the service", |it| it.name.as_str())
+    }
+
     /// How many instances the service has.
     pub(crate) fn instances(&self) -> usize {
-        self.table.backends.get(self.backend).map_or(0, |it| it.slot.load().all().count())
+        self.table.backend(self.backend).map_or(0, |it| it.slot.load().all().count())
     }
 }
 
@@ -93,6 +98,47 @@ struct Request<'a> {
     body: BodyLength,
     options: ConnectionOptions,
     expects: bool,
+}
+
+/// A request as routes are matched with it.
+struct Routed<'a> {
+    request: &'a Request<'a>,
+    method: &'a str,
+    host: &'a str,
+    target: &'a Target<'a>,
+    worker: &'a Worker,
+    client: &'a Client,
+}
+
+impl route::Request for Routed<'_> {
+    fn method(&self) -> &str {
+        self.method
+    }
+
+    fn host(&self) -> &str {
+        self.host
+    }
+
+    fn path(&self) -> &str {
+        self.target.matched()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.target.query
+    }
+
+    fn is_https(&self) -> bool {
+        self.request.origin(self.worker, self.client).scheme == Scheme::Https
+    }
+
+    fn client(&self) -> IpAddr {
+        self.request.origin(self.worker, self.client).client
+    }
+
+    fn fields<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
+        let octets = self.request.octets;
+        self.request.fields.find_all(octets, name.as_bytes()).map(|it| it.value.get(octets))
+    }
 }
 
 /// Decides what is done with a request.
@@ -131,10 +177,11 @@ impl<'a> Request<'a> {
         if target.path == "/readyz" && is_ours(host, &table) {
             return Ok(self.readiness(worker, target.query.unwrap_or_default()));
         }
-        if target.ambiguous {
+        let found = table.find(&Routed { request: self, method, host, target: &target, worker, client });
+        if target.ambiguous && !found.is_some_and(|it| it.route.admits_ambiguous()) {
             return Err(refused(target::Refusal::Ambiguous));
         }
-        let Some(split) = table.find(host, target.matched()) else {
+        let Some(found) = found else {
             return Err(self.answer(Reason::NoRoute, "no route"));
         };
         let hops = self.hops();
@@ -143,7 +190,7 @@ impl<'a> Request<'a> {
             return Err(self.answer(Reason::Loop, "forwarding loop between gateways"));
         }
         let max_forwards = self.max_forwards()?;
-        let Some(backend) = split.draw(|below| fastrand::u32(..below)) else {
+        let Some(backend) = found.route.split.draw(|below| fastrand::u32(..below)) else {
             return Err(self.answer(Reason::NoWeight, "every weight of this route is zero"));
         };
         let mut text = worker.buffers.text();
@@ -310,6 +357,13 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Where the request comes from, as far as those who tell are trusted.
+    fn origin(&self, worker: &Worker, client: &'a Client) -> Origin<'a> {
+        let networks = &worker.shared.config.listeners[client.listener].trusted_networks;
+        let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
+        client.hop.origin(Family::XForwarded, lines, |address| networks.contain(address))
+    }
+
     fn write_own_fields(
         &self,
         text: &mut Vec<u8>,
@@ -331,9 +385,8 @@ impl<'a> Request<'a> {
         } else if self.options.te_trailers && self.line.version == Version::Http11 {
             text.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
         }
-        let networks = &worker.shared.config.listeners[client.listener].trusted_networks;
         let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
-        let origin = client.hop.origin(Family::XForwarded, lines, |address| networks.contain(address));
+        let origin = self.origin(worker, client);
         let standard = self.fields.has(FieldId::Forwarded);
         text.extend_from_slice(worker.shared.via.line(match self.line.version {
             Version::Http11 => Received::Http11,

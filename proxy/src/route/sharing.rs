@@ -1,0 +1,242 @@
+//! A map that two versions share: a changed copy has the nodes on the way to what was changed for itself, and the rest in
+//! common with the version before.
+//!
+//! So a table of fifty thousand routes is changed in microseconds, whether they are of one host or of many, while workers
+//! read the version before. It is a hash trie of 64 children a node (Bagwell, "Ideal Hash Trees", 2001) with small leaves.
+//! Ours and not a crate's, because values are found by a hash and a comparison with parts of a request, without a key being
+//! made, and because `change` works in place where nothing is shared: compiling a whole table copies no node.
+
+use std::sync::Arc;
+
+/// How many entries a leaf has before it is parted.
+const LEAF: usize = 16;
+/// Bits of the hash that choose a child.
+const BITS: u32 = 6;
+
+/// A map from hashes to values that know their own keys.
+#[derive(Clone, Debug)]
+pub(super) struct SharingMap<V> {
+    root: Arc<Node<V>>,
+    len: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Node<V> {
+    Leaf(Vec<(u64, V)>),
+    Branch {
+        /// Which children there are.
+        bitmap: u64,
+        /// Those that are there, in the order of their bits.
+        children: Vec<Arc<Self>>,
+    },
+}
+
+impl<V> Default for SharingMap<V> {
+    fn default() -> Self {
+        Self { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
+    }
+}
+
+impl<V> SharingMap<V> {
+    /// How many values there are.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The value with this hash that `is` recognises.
+    #[inline]
+    pub(super) fn get(&self, hash: u64, is: impl Fn(&V) -> bool) -> Option<&V> {
+        let (mut node, mut bits) = (&*self.root, hash);
+        loop {
+            match node {
+                Node::Leaf(entries) => {
+                    let found = entries.iter().find(|(at, value)| *at == hash && is(value));
+                    return found.map(|(_, value)| value);
+                }
+                Node::Branch { bitmap, children } => {
+                    let bit = 1 << (bits & 63);
+                    if bitmap & bit == 0 {
+                        return None;
+                    }
+                    node = &**children.get(below(*bitmap, bit))?;
+                    bits >>= BITS;
+                }
+            }
+        }
+    }
+
+    /// Every value, in no order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        let mut nodes = vec![&*self.root];
+        std::iter::from_fn(move || {
+            loop {
+                match nodes.pop()? {
+                    Node::Leaf(entries) => return Some(entries.iter().map(|(_, value)| value)),
+                    Node::Branch { children, .. } => nodes.extend(children.iter().map(|it| &**it)),
+                }
+            }
+        })
+        .flatten()
+    }
+}
+
+impl<V: Clone> SharingMap<V> {
+    /// Puts what `change` makes of the value in its place; `None` is no value.
+    pub(super) fn change(
+        &mut self,
+        hash: u64,
+        is: impl Fn(&V) -> bool,
+        change: impl FnOnce(Option<V>) -> Option<V>,
+    ) {
+        let (before, after) = change_in(&mut self.root, (hash, 0), &is, change);
+        self.len = self.len + usize::from(after) - usize::from(before);
+    }
+}
+
+/// Where the child of a bit is among those that are there.
+const fn below(bitmap: u64, bit: u64) -> usize {
+    (bitmap & (bit - 1)).count_ones() as usize
+}
+
+/// Changes a value below a node; whether it was there before, and whether it is there afterwards.
+fn change_in<V: Clone>(
+    node: &mut Arc<Node<V>>,
+    (hash, shift): (u64, u32),
+    is: &impl Fn(&V) -> bool,
+    change: impl FnOnce(Option<V>) -> Option<V>,
+) -> (bool, bool) {
+    let node = Arc::make_mut(node);
+    let there = match node {
+        Node::Leaf(entries) => change_leaf(entries, hash, is, change),
+        Node::Branch { bitmap, children } => {
+            let bit = 1_u64 << ((hash >> shift) & 63);
+            let at = below(*bitmap, bit);
+            if *bitmap & bit == 0 {
+                children.insert(at, Arc::new(Node::Leaf(Vec::new())));
+                *bitmap |= bit;
+            }
+            let there = change_in(&mut children[at], (hash, shift + BITS), is, change);
+            if matches!(&*children[at], Node::Leaf(entries) if entries.is_empty()) {
+                children.remove(at);
+                *bitmap &= !bit;
+            }
+            there
+        }
+    };
+    match node {
+        Node::Branch { children, .. } => match children.as_slice() {
+            [] => *node = Node::Leaf(Vec::new()),
+            [only] if matches!(**only, Node::Leaf(_)) => *node = Node::clone(only),
+            _ => {}
+        },
+        Node::Leaf(_) => part(node, shift),
+    }
+    there
+}
+
+fn change_leaf<V>(
+    entries: &mut Vec<(u64, V)>,
+    hash: u64,
+    is: &impl Fn(&V) -> bool,
+    change: impl FnOnce(Option<V>) -> Option<V>,
+) -> (bool, bool) {
+    let at = entries.iter().position(|(at, value)| *at == hash && is(value));
+    let before = at.map(|at| entries.swap_remove(at).1);
+    let there = before.is_some();
+    let after = change(before);
+    let is_there = after.is_some();
+    entries.extend(after.map(|value| (hash, value)));
+    (there, is_there)
+}
+
+/// Makes branches of a leaf that is too full, unless no bits of the hash are left to part its entries by.
+fn part<V>(node: &mut Node<V>, shift: u32) {
+    let Node::Leaf(entries) = node else { return };
+    if entries.len() <= LEAF || shift >= u64::BITS {
+        return;
+    }
+    let mut parts = std::collections::BTreeMap::<u64, Vec<(u64, V)>>::new();
+    for entry in entries.drain(..) {
+        parts.entry((entry.0 >> shift) & 63).or_default().push(entry);
+    }
+    let bitmap = parts.keys().fold(0, |bitmap, bit| bitmap | 1 << bit);
+    let children = parts.into_values().map(|part_of_it| {
+        let mut child = Node::Leaf(part_of_it);
+        part(&mut child, shift + BITS);
+        Arc::new(child)
+    });
+    *node = Node::Branch { bitmap, children: children.collect() };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Map = SharingMap<(u16, u8)>;
+
+    /// Hashes of few bits, so that many are equal or differ late only.
+    fn hash(key: u16) -> u64 {
+        match key % 4 {
+            0 => u64::from(key),
+            1 => u64::from(key) << 48,
+            2 => u64::from(key / 64),
+            _ => 7,
+        }
+    }
+
+    fn set(map: &mut Map, key: u16, value: Option<u8>) {
+        map.change(hash(key), |it| it.0 == key, |_| value.map(|value| (key, value)));
+    }
+
+    fn content(map: &Map) -> BTreeMap<u16, u8> {
+        map.values().copied().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map_and_older_versions_stay_as_they_were(
+            changes in prop::collection::vec((0_u16..600, prop::option::weighted(0.6, any::<u8>())), 0..900),
+        ) {
+            let (mut map, mut model) = (Map::default(), BTreeMap::new());
+            let mut versions = Vec::new();
+            for (at, (key, value)) in changes.into_iter().enumerate() {
+                if at % 97 == 0 {
+                    versions.push((map.clone(), model.clone()));
+                }
+                set(&mut map, key, value);
+                match value {
+                    Some(value) => drop(model.insert(key, value)),
+                    None => drop(model.remove(&key)),
+                }
+                prop_assert_eq!(map.len(), model.len());
+                let found = map.get(hash(key), |it| it.0 == key).map(|it| it.1);
+                prop_assert_eq!(found, value);
+            }
+            versions.push((map, model));
+            for (map, model) in versions {
+                prop_assert_eq!(content(&map), model.clone());
+                for key in 0..600 {
+                    let found = map.get(hash(key), |it| it.0 == key).map(|it| it.1);
+                    prop_assert_eq!(found, model.get(&key).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn equal_hashes_end_in_one_leaf_and_an_emptied_map_has_no_branches() {
+        let mut map = Map::default();
+        for key in 0..1000 {
+            set(&mut map, key * 4 + 3, Some(1));
+        }
+        assert_eq!(content(&map).len(), 1000);
+        for key in 0..1000 {
+            set(&mut map, key * 4 + 3, None);
+        }
+        assert!(matches!(&*map.root, Node::Leaf(entries) if entries.is_empty()));
+    }
+}
