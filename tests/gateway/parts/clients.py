@@ -386,7 +386,7 @@ def s_client_talks_to_the_tls_listener(full):
             "-out", folder.path / "cert.pem", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}")
         port = free_port()
         node = gateway(folder, [("a", one.port)], settings=tls_settings(folder, port))
-        assert "tls" in node.config.read_text(), "this binary has no TLS listener"
+        assert "tls_listen" in node.config.read_text(), "this binary has no TLS listener"
 
         def ask(*arguments):
             text = f"GET /who HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
@@ -405,7 +405,8 @@ def s_client_talks_to_the_tls_listener(full):
 
 def tls_settings(folder, port):
     """How a TLS listener is written in [proxy]."""
-    return {"tls_listen": [f"127.0.0.1:{port}"], "tls": {"certificate": str(folder.path / "cert.pem"), "key": str(folder.path / "key.pem")}}
+    certificate = {"certificate": str(folder.path / "cert.pem"), "key": str(folder.path / "key.pem")}
+    return {"tls_listen": [f"127.0.0.1:{port}"], "certificates": [certificate]}
 
 
 ATTACKS = {

@@ -117,9 +117,10 @@ def a_drain_is_not_held_up_by_readers_that_do_not_read(full):
 
 
 def a_drain_of_an_instance_is_not_held_up_by_a_reader_that_does_not_read(full):
-    """`waypost drain instance`: the request that is read by nobody is cut after its send timeout, and the receipt comes."""
-    with Folder() as folder, Instance("a", each(endless)) as one, Instance("b") as two:
-        with gateway_of(folder, [("a", one.port), ("b", two.port)], send_timeout="2s") as node:
+    """`waypost drain instance`: what nobody reads is cut after its send timeout, or at the drain's deadline, and the receipt comes."""
+    for limits in ({"send_timeout": "2s"}, {"send_timeout": "10m", "drain_deadline": "2s"}):
+        with Folder() as folder, Instance("a", each(endless)) as one, Instance("b") as two:
+            node = gateway(folder, [("a", one.port), ("b", two.port)], limits=limits)
             clients = []
             while one.count() == 0:
                 clients.append(unread(node.address))

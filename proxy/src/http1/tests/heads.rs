@@ -441,6 +441,10 @@ fn known_names_are_found_in_any_case() {
         assert_eq!(FieldId::of(id.name().as_bytes()), id);
         assert_eq!(FieldId::of(id.name().to_uppercase().as_bytes()), id);
         assert_eq!(FieldId::of(format!("{}x", id.name()).as_bytes()), FieldId::Other);
+        // Some of these are in the slot of the known name.
+        for end in (b'a'..=b'z').flat_map(|a| (b'a'..=b'z').map(move |b| [a, b])) {
+            assert_eq!(FieldId::of(&[id.name().as_bytes(), &end].concat()), FieldId::Other);
+        }
         for at in 0..id.name().len() {
             let mut name = id.name().as_bytes().to_vec();
             name[at] = if name[at] == b'z' { b'y' } else { b'z' };
