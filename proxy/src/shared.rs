@@ -19,8 +19,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     accept::Places,
+    answers::Answers,
     balance::{retry::RetryPolicy, settings::Settings},
     config::Config,
+    failures::Failures,
     health::{Ejection, Rules},
     instance::Instances,
     metrics::Metrics,
@@ -50,6 +52,10 @@ pub(crate) struct Shared {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Settings,
+    /// The texts of the gateway's own answers.
+    pub(crate) answers: Answers,
+    /// What the log shows of failures.
+    pub(crate) failures: Failures,
     pub(crate) retry: Arc<RetryPolicy>,
     pub(crate) via: Via,
     pub(crate) table: ArcSwapOption<Table>,
@@ -105,6 +111,8 @@ impl Shared {
             cuts: watch::Sender::new(()),
             seed: fastrand::u64(..),
             settings,
+            answers: Answers::default(),
+            failures: Failures::default(),
             retry,
             discovered: AtomicBool::new(false),
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),

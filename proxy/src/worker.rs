@@ -12,6 +12,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    answers::Reason,
     balance::{
         attempts::Changed,
         picker::{Known, Picked, Picker},
@@ -22,6 +23,7 @@ use crate::{
     engine::{buffer::Buffers, client::Client, timer::Wheel, upstream::Upstream},
     http1::{DateCache, Fields},
     metrics::Metrics,
+    request_id::{RequestId, RequestIds},
     retry_budget::RetryBudget,
     route::Table,
     shared::{Phase, Shared},
@@ -39,6 +41,7 @@ pub(crate) struct Worker {
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) fields: FreeFields,
     date: RefCell<DateCache>,
+    ids: RefCell<RequestIds>,
     /// Connections without a request are closed from then on.
     closes: Cell<Option<Instant>>,
     picker: RefCell<Picker>,
@@ -59,6 +62,7 @@ impl Worker {
             wheel: Wheel::new(),
             fields: FreeFields::default(),
             date: RefCell::default(),
+            ids: RefCell::default(),
             closes: Cell::new(None),
             picker: RefCell::default(),
             budget: RefCell::new(RetryBudget::new(
@@ -74,7 +78,7 @@ impl Worker {
     }
 
     /// The present date for a field `Date`.
-    pub(crate) fn with_date<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
+    pub(crate) fn with_date<T>(&self, then: impl FnOnce(&[u8; 29]) -> T) -> T {
         then(self.date.borrow_mut().at(self.shared.handle.now()))
     }
 
@@ -143,6 +147,16 @@ impl Worker {
         };
         let order = |addresses: &[IpAddr], port| self.upstream.dial_order(addresses, port);
         self.picker.borrow_mut().pick(&known, (backend, settings), context, order)
+    }
+
+    /// A new request id.
+    pub(crate) fn next_id(&self) -> RequestId {
+        self.ids.borrow_mut().next(self.shared.handle.now())
+    }
+
+    /// Counts a request that was not served well.
+    pub(crate) fn count_failure(&self, reason: Reason) {
+        self.metrics().failed(reason);
     }
 
     /// A hash of some texts, the same for all workers of this process only.

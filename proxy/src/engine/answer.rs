@@ -7,9 +7,12 @@ use super::{
     pump::{Sink, Source},
     request::Plan,
 };
-use crate::http1::{
-    BodyLength, ChunkedDecoder, FieldId, Fields, HeadError, Method, StatusLine, TrailerLimits, Version,
-    announces_forbidden_body, connection_options, end_of_head, field, response_body, status_line,
+use crate::{
+    http1::{
+        BodyLength, ChunkedDecoder, FieldId, Fields, HeadError, Method, StatusLine, TrailerLimits, Version,
+        announces_forbidden_body, connection_options, end_of_head, field, response_body, status_line,
+    },
+    route::FieldChanges,
 };
 
 /// How large trailers may be.
@@ -44,27 +47,37 @@ pub(crate) fn forward(
     date: &[u8],
     text: &mut Vec<u8>,
 ) -> Result<Response, HeadError> {
-    let body = response_body(plan.method == Method::Head, line.status, line.version, fields, octets)?;
+    let body = response_body(plan.asked.method == Method::Head, line.status, line.version, fields, octets)?;
     let options = connection_options(fields, octets);
-    let old_client = plan.version == Version::Http10;
+    let old_client = plan.asked.version == Version::Http10;
     let unsized_body = matches!(body, BodyLength::Chunked | BodyLength::UntilClose);
     let chunked = unsized_body && !old_client;
     // An old client learns the end of a body of unknown length from the end of the connection.
     let keep_alive = keep_alive && !(old_client && unsized_body);
+    let changed = plan.route.changes.as_deref().and_then(|it| it.response_fields.as_ref());
     status_line(text, line.status, line.reason.get(octets));
     for field in fields.iter() {
         let passes = match field.id {
             // The length of what a GET would get; with a body the length is ours.
             FieldId::ContentLength => {
-                (plan.method == Method::Head || line.status == 304) && line.status != 204
+                (plan.asked.method == Method::Head || line.status == 304) && line.status != 204
             }
             FieldId::Trailer => chunked && plan.trailers,
             FieldId::Hops => false,
             _ => !options.strips(field, fields, octets),
         };
-        if passes {
-            pass(text, field, octets, plan.keep_case);
+        if passes && !changed.is_some_and(|it| it.drops(field.name.get(octets))) {
+            pass(text, field, octets, plan.keeps_case());
         }
+    }
+    if let Some(lines) = changed.map(FieldChanges::lines) {
+        text.extend_from_slice(lines);
+    }
+    if let Some(cookie) = &plan.set_cookie {
+        field(text, b"set-cookie", cookie.as_bytes());
+    }
+    if !fields.has(FieldId::RequestId) {
+        field(text, b"x-request-id", plan.asked.id.as_bytes());
     }
     if !fields.has(FieldId::Date) {
         // RFC 9110 §6.6.1.

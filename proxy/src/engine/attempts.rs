@@ -1,25 +1,25 @@
 //! A request that is forwarded: one instance after the other is tried, until one answers.
 
-use std::{io::ErrorKind, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, io::ErrorKind, rc::Rc, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::{
     client::Client,
-    exchange::{Done, Exchange, Failure, Outcome},
-    own_answer,
+    exchange::{Done, Exchange, Failure, Late, Outcome},
+    own_answer::{self, Cause},
     pump::Broken,
-    request::{Answer, Plan},
+    request::{Asked, Plan},
     timer::Timer,
     tunnel,
 };
 use crate::{
+    answers::Reason,
     balance::{
         attempts::Attempts,
-        retry::{FailedAttempt, NoRetry, Retry, may_retry},
+        retry::{FailedAttempt, NoRetry, Retry, RetryPolicy, may_retry},
         view::PickContext,
     },
-    engine::provisional::Reason,
     health::Outcome as Is,
     http1::{BodyLength, Fields},
     instance::Instance,
@@ -38,8 +38,9 @@ pub(crate) async fn forward(
     worker.budget.borrow_mut().earn(worker.shared.handle.now());
     let mut exchange = Exchange::new(worker, client, (plan, text), timer, fields, now);
     let mut attempts = Attempts::new(plan.target);
+    let mut asked_last = String::new();
     let tried = match exchange.look_ahead() {
-        Ok(()) => attempt_in_turn(&mut exchange, &mut attempts).await,
+        Ok(()) => attempt_in_turn(&mut exchange, &mut attempts, &mut asked_last).await,
         Err(failure) => Err(Some(failure)),
     };
     let done = match tried {
@@ -65,9 +66,9 @@ pub(crate) async fn forward(
         }
         Err(failure) => {
             // What is left of a body is not read.
-            let rest = if exchange.upload.is_read() { BodyLength::None } else { plan.body };
+            let rest = if exchange.upload.is_read() { BodyLength::None } else { plan.asked.body };
             worker.buffers.give_back_text(exchange.upload.into_text());
-            give_up(worker, client, (plan, rest), failure, timer).await
+            give_up(worker, client, (plan, rest), (failure, &asked_last), timer).await
         }
     };
     worker.count(attempts.end(worker.shared.handle.now()));
@@ -83,8 +84,15 @@ fn broke_off(worker: &Worker, attempts: &mut Attempts, broken: &Broken, instance
         Broken::Sink(_) => Is::ClientGone,
         Broken::Cut => Is::Excluded,
     };
-    if matches!(outcome, Is::BodyStalled | Is::BodyCut) {
-        worker.metrics().short_answers.increment();
+    match outcome {
+        Is::BodyStalled | Is::BodyCut => {
+            worker.metrics().short_answers.increment();
+            let stalled = outcome == Is::BodyStalled;
+            worker.count_failure(if stalled { Reason::AnswerStalled } else { Reason::AnswerCut });
+        }
+        Is::ClientSlow => worker.count_failure(Reason::ClientNotReading),
+        Is::ClientGone => worker.count_failure(Reason::ClientGone),
+        _ => {}
     }
     worker.count(attempts.report(instance, outcome, None, worker.shared.handle.now()));
 }
@@ -93,16 +101,20 @@ fn broke_off(worker: &Worker, attempts: &mut Attempts, broken: &Broken, instance
 async fn attempt_in_turn(
     exchange: &mut Exchange<'_>,
     attempts: &mut Attempts,
+    asked_last: &mut String,
 ) -> Result<(Outcome, Arc<Instance>), Option<Failure>> {
     let (worker, plan) = (exchange.worker, exchange.plan);
     let clock = &worker.shared.handle;
+    let own = worker.shared.retry.attempts;
+    let of_route = plan.route.document.retry.as_deref().map(|it| RetryPolicy::of(Some(it), own));
+    let retry_policy: &RetryPolicy = of_route.as_ref().unwrap_or(&worker.shared.retry);
     let mut repeated = 0;
     let mut fresh = false;
     let mut failed = None;
     loop {
         worker.assure_lease().await;
         let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
-        let Ok(picked) = worker.pick(&plan.table, plan.backend, &plan.settings, &context) else {
+        let Ok(picked) = worker.pick(&plan.table, plan.backend, &worker.shared.settings, &context) else {
             return Err(failed);
         };
         let instance = Arc::clone(picked.in_flight.instance());
@@ -116,17 +128,17 @@ async fn attempt_in_turn(
             outcome,
             sent: exchange.sent(),
             body: exchange.body_left(),
-            idempotent: plan.method.is_idempotent(),
+            idempotent: plan.asked.method.is_idempotent(),
             repeated,
             another: plan.instances() > attempts.tried().len(),
             answer_begun: false,
-            left: Duration::MAX,
+            left: exchange.left(),
         };
         let again = match &tried {
             Ok(_) if !matches!(outcome, Is::Answered { status: 400.., .. }) => Retry::No(NoRetry::NotWanted),
             _ => {
                 let mut budget = worker.budget.borrow_mut();
-                may_retry(&again, &plan.retry, &mut budget, clock.now(), fastrand::f64())
+                may_retry(&again, retry_policy, &mut budget, clock.now(), fastrand::f64())
             }
         };
         match (tried, again) {
@@ -138,6 +150,7 @@ async fn attempt_in_turn(
                 }
                 // A connection that had ended says nothing about a new one.
                 fresh = matches!(failure, Failure::Lost { reused: true, .. });
+                asked_last.clone_from(&instance.endpoint.id);
                 failed = Some(failure);
                 if let Retry::No(why) = retry {
                     if why == NoRetry::Budget {
@@ -166,82 +179,60 @@ fn log_cut(client: &Client, plan: &Plan, instance: &Instance) {
     );
 }
 
+/// The cause of a failure, for the client, the log and the metrics.
+fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) -> Cause<'a> {
+    let (reason, words): (Reason, Cow<'a, str>) = match failure {
+        None => (Reason::NoInstance, "".into()),
+        Some(Failure::Connect(error)) => match error.kind() {
+            ErrorKind::TimedOut => (Reason::ConnectTimeout, "".into()),
+            ErrorKind::ConnectionRefused => (Reason::ConnectRefused, "".into()),
+            _ => (Reason::ConnectFailed, error.to_string().into()),
+        },
+        Some(Failure::Excluded) => (Reason::NoInstance, "its last instance was drained".into()),
+        Some(Failure::Cut) => {
+            (Reason::NoInstance, "its instance was drained, and the time for that is over".into())
+        }
+        Some(Failure::Lost { error: None, .. }) => (Reason::Reset, "the connection was closed".into()),
+        Some(Failure::Lost { error: Some(error), .. }) => (Reason::Reset, error.to_string().into()),
+        Some(Failure::HeadCut) => (Reason::Reset, "the connection ended inside the answer's head".into()),
+        Some(Failure::Short) => (Reason::Reset, "the answer ended too early".into()),
+        Some(Failure::Late(Late::FirstByte)) => (Reason::FirstByteTimeout, "".into()),
+        Some(Failure::Late(Late::Try)) => (Reason::PerTryTimeout, "".into()),
+        Some(Failure::Late(Late::Total)) => (Reason::TotalTimeout, "".into()),
+        Some(Failure::Late(Late::Upload)) => (Reason::BodyNotTaken, "".into()),
+        Some(Failure::NotHttp(why) | Failure::Refused(why)) => (Reason::InvalidAnswer, (*why).into()),
+        Some(Failure::Oversized(error)) => (Reason::OversizedAnswer, error.as_str().into()),
+        Some(Failure::ClientShort) => (Reason::BodyIncomplete, "".into()),
+        Some(Failure::ClientChunk(error)) => (Reason::BadRequest, error.as_str().into()),
+        Some(Failure::ClientLate) => (Reason::BodyTimeout, "".into()),
+        Some(Failure::ClientLarge) => (Reason::BodyTooLarge, "".into()),
+        Some(Failure::ClientGone) => (Reason::ClientGone, "".into()),
+    };
+    Cause { reason, words, service: plan.service(), instance }
+}
+
 async fn give_up(
     worker: &Worker,
     client: &mut Client,
     (plan, rest): (&Plan, BodyLength),
-    failure: Option<Failure>,
+    (failure, instance): (Option<Failure>, &str),
     timer: &Timer,
 ) -> Done {
-    let service = plan.service();
     let metrics = worker.metrics();
-    let (reason, words) = match failure {
-        None => {
-            metrics.no_instance.increment();
-            (Reason::NoInstance, format!("no instance of {service}"))
-        }
-        Some(Failure::Connect(error)) => {
-            (Reason::Unreachable, format!("no connection to {service} could be made: {}", error))
-        }
-        Some(Failure::Excluded) => (Reason::NoInstance, format!("every instance of {service} is drained")),
-        Some(Failure::Lost { error: None, .. }) => {
-            (Reason::Reset, format!("{service} closed the connection without a response"))
-        }
-        Some(Failure::Lost { error: Some(error), .. }) => {
-            (Reason::Reset, format!("{service} reset the connection without a response: {error}"))
-        }
-        Some(Failure::Short) => (Reason::Reset, format!("{service} ended its response too early")),
-        Some(Failure::Cut) => {
-            (Reason::NoInstance, format!("the instance of {service} was drained, and its time is over"))
-        }
-        Some(Failure::Late) => (Reason::Late, format!("{service} did not answer in time")),
-        Some(Failure::HeadCut) => {
-            (Reason::Reset, format!("{service} closed the connection inside its response's head"))
-        }
-        Some(Failure::NotHttp(why)) => {
+    match &failure {
+        None => metrics.no_instance.increment(),
+        Some(Failure::NotHttp(_) | Failure::Refused(_) | Failure::Oversized(_)) => {
             metrics.refused_answers.increment();
-            (Reason::InvalidAnswer, format!("{service} sent an invalid response, which is not HTTP: {why}"))
         }
-        Some(Failure::Refused(why)) => {
-            metrics.refused_answers.increment();
-            tracing::warn!(%service, reason = why, "a response was not forwarded");
-            (
-                Reason::InvalidAnswer,
-                format!("{service} sent an invalid response, which cannot be forwarded: {why}"),
-            )
-        }
-        Some(Failure::Oversized(error)) => {
-            metrics.refused_answers.increment();
-            (
-                Reason::OversizedAnswer,
-                format!("{service} sent a response that is too large: {}", error.as_str()),
-            )
-        }
-        Some(Failure::ClientShort) => {
-            metrics.short_requests.increment();
-            (Reason::BadRequest, "the request's body ended early".to_owned())
-        }
-        Some(Failure::ClientChunk(error)) => {
-            metrics.short_requests.increment();
-            (Reason::BadRequest, format!("the request's body is malformed: {}", error.as_str()))
-        }
-        Some(Failure::ClientLate) => {
-            (Reason::RequestTimeout, "the request's body did not arrive in time".to_owned())
-        }
-        Some(Failure::ClientLarge) => (Reason::BodyTooLarge, "the request's body is too large".to_owned()),
-        Some(Failure::ClientGone) => return Done::Abort,
-    };
-    if reason.status() >= 500 {
-        tracing::debug!(%service, reason = words, "request failed");
+        Some(Failure::ClientShort | Failure::ClientChunk(_)) => metrics.short_requests.increment(),
+        Some(_) => {}
     }
-    let answer = Answer {
-        reason,
-        words: words.into(),
-        method: plan.method,
-        version: plan.version,
-        body: rest,
-        expects: plan.expects,
-        keep_alive: plan.keep_alive,
-    };
-    own_answer::answer(worker, client, &answer, timer).await
+    let cause = cause(plan, failure.as_ref(), instance);
+    if !cause.reason.is_answered() {
+        worker.count_failure(cause.reason);
+        return Done::Abort;
+    }
+    // What is left of a body is not read.
+    let asked = Asked { body: rest, ..plan.asked.clone() };
+    own_answer::fail(worker, client, &asked, &cause, timer).await
 }

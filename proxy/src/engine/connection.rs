@@ -11,11 +11,11 @@ use super::{
     attempts,
     client::{Client, HeadRead},
     exchange::Done,
-    own_answer,
-    request::{self, Step},
+    own_answer::{self, Cause},
+    request::{self, Asked, Step},
     timer::Timer,
 };
-use crate::{engine::provisional::Reason, worker::Worker};
+use crate::{answers::Reason, worker::Worker};
 
 /// How long a connection that has served stays ready for the next request before it becomes small.
 const WARM: Duration = Duration::from_millis(500);
@@ -86,20 +86,15 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             HeadRead::Ended { within: false } => break Next::End(Done::Close),
             HeadRead::Broken => break Next::End(Done::Abort),
             HeadRead::Late { within: true } => {
-                let words = "the request's head did not arrive in time";
-                own_answer::refuse(worker, client, Reason::RequestTimeout, words, timer).await;
-                break Next::End(Done::Linger);
+                break unread(worker, client, Cause::of(Reason::HeadTimeout, ""), timer).await;
             }
             HeadRead::Ended { within: true } => {
                 let words = "the connection ended inside the request's head";
-                own_answer::refuse(worker, client, Reason::BadRequest, words, timer).await;
-                break Next::End(Done::Linger);
+                break unread(worker, client, Cause::of(Reason::BadRequest, words), timer).await;
             }
             HeadRead::Refused(error) => {
-                if let Step::Refuse(reason, words) = request::refuse_head(error) {
-                    own_answer::refuse(worker, client, reason, &words, timer).await;
-                }
-                break Next::End(Done::Linger);
+                let cause = Cause::of(request::reason(error.status()), error.as_str());
+                break unread(worker, client, cause, timer).await;
             }
         };
         client.requests = client.requests.saturating_add(1);
@@ -109,11 +104,16 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             Step::Forward(plan, text) => {
                 attempts::forward(worker, client, (&plan, text), timer, &mut fields).await
             }
-            Step::Answer(answer) => own_answer::answer(worker, client, &answer, timer).await,
-            Step::Refuse(reason, words) => {
-                own_answer::refuse(worker, client, reason, &words, timer).await;
-                Done::Linger
+            Step::Fail(asked, reason, words) => {
+                refuse(worker, client, &asked, &Cause::of(reason, words), timer).await
             }
+            Step::Text(asked, status, text) => {
+                own_answer::text(worker, client, &asked, (status, text), timer).await
+            }
+            Step::Redirect(asked, status, location) => {
+                own_answer::redirect(worker, client, &asked, (status, &location), timer).await
+            }
+            Step::Direct(asked, route) => own_answer::direct(worker, client, &asked, &route, timer).await,
         };
         if done != Done::KeepAlive {
             break Next::End(done);
@@ -121,4 +121,24 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
     };
     worker.fields.give_back(fields);
     next
+}
+
+/// Answers a head that could not be read; nothing after it is.
+async fn unread(worker: &Worker, client: &mut Client, cause: Cause<'_>, timer: &Timer) -> Next {
+    refuse(worker, client, &Asked::unread(worker), &cause, timer).await;
+    Next::End(Done::Linger)
+}
+
+/// Answers a request that is not forwarded.
+async fn refuse(
+    worker: &Worker,
+    client: &mut Client,
+    asked: &Asked,
+    cause: &Cause<'_>,
+    timer: &Timer,
+) -> Done {
+    if cause.reason.closes() {
+        worker.metrics().refused_requests.increment();
+    }
+    own_answer::fail(worker, client, asked, cause, timer).await
 }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use store::model::Span;
 use tokio::time::Instant;
 
 use super::{
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     balance::{attempts::Attempts, picker::Picked, retry::RequestBody},
+    config::Limits,
     health::{self, Sent, active::is_own},
     http1::{
         BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
@@ -53,8 +55,8 @@ pub(crate) enum Failure {
         /// The error, if it was not just the end.
         error: Option<io::Error>,
     },
-    /// The instance did not begin its response in time, or did not take the request.
-    Late,
+    /// It took too long.
+    Late(Late),
     /// The connection ended inside the response's head.
     HeadCut,
     /// What came is not HTTP.
@@ -94,8 +96,10 @@ impl Failure {
             Self::Excluded | Self::Cut => Is::Excluded,
             Self::Lost { reused: true, .. } => Is::IdleEnded,
             Self::Lost { reused: false, .. } => Is::Reset(sent),
-            Self::Late if sent == Sent::All => Is::Late,
-            Self::Late => Is::UploadStalled,
+            Self::Late(Late::Upload) => Is::UploadStalled,
+            // The route's own time was over; the instance may be as fast as it can.
+            Self::Late(Late::Total) => Is::ClientGone,
+            Self::Late(Late::FirstByte | Late::Try) => Is::Late,
             Self::HeadCut => Is::HeadCut,
             Self::NotHttp(_) => Is::NotHttp,
             Self::Refused(_) => Is::FramingRefused,
@@ -106,6 +110,19 @@ impl Failure {
             Self::ClientChunk(_) | Self::ClientLarge => Is::ClientInvalid,
         }
     }
+}
+
+/// What took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// The response did not begin.
+    FirstByte,
+    /// The attempt as a whole.
+    Try,
+    /// The request as a whole.
+    Total,
+    /// The instance did not take the body.
+    Upload,
 }
 
 /// What becomes of the client's connection.
@@ -142,6 +159,34 @@ pub(crate) struct Exchange<'a> {
     asked: Instant,
     /// Since when the client has ended its side.
     ended: Option<Instant>,
+    times: Times,
+    /// When this attempt must be over.
+    try_ends: Option<Instant>,
+}
+
+/// How long a request may take, by its route and the gateway.
+#[derive(Debug)]
+struct Times {
+    connect: Duration,
+    first_byte: Duration,
+    idle: Duration,
+    per_try: Option<Duration>,
+    /// When the request must be over.
+    total: Option<Instant>,
+}
+
+impl Times {
+    fn of(plan: &Plan, limits: &Limits, now: Instant) -> Self {
+        let own = plan.route.document.timeouts.as_deref();
+        let or = |time: Option<Span>, usual: Duration| time.map_or(usual, |it| it.0);
+        Self {
+            connect: or(own.and_then(|it| it.connect), limits.connect_timeout),
+            first_byte: or(own.and_then(|it| it.first_byte), limits.response_timeout),
+            idle: or(own.and_then(|it| it.idle), limits.response_idle),
+            per_try: own.and_then(|it| it.backend_request).map(|it| it.0),
+            total: own.and_then(|it| it.request).map(|it| now + it.0),
+        }
+    }
 }
 
 /// What an instance said.
@@ -187,7 +232,7 @@ impl<'a> Exchange<'a> {
         now: Instant,
     ) -> Self {
         let limits = worker.limits();
-        let (source, sink) = match plan.body {
+        let (source, sink) = match plan.asked.body {
             BodyLength::None | BodyLength::UntilClose => (Source::Sized(0), Sink::Plain),
             BodyLength::Sized(length) => (Source::Sized(length), Sink::Plain),
             BodyLength::Chunked => {
@@ -199,9 +244,7 @@ impl<'a> Exchange<'a> {
             Demand { silent: limits.body_timeout, rate: limits.min_request_rate, grace: limits.rate_grace };
         let instance_takes = Demand { silent: limits.response_timeout, rate: 0, grace: limits.rate_grace };
         Self {
-            upload: Pump::new(text, source, sink)
-                .keep(limits.request_buffer)
-                .allow(limits.max_body_bytes.unwrap_or(u64::MAX)),
+            upload: Pump::new(text, source, sink).keep(limits.request_buffer).allow(plan.body_limit(limits)),
             uploaded: false,
             refused: false,
             held: (plan.expects && client.input.is_none()).then_some(now),
@@ -209,6 +252,8 @@ impl<'a> Exchange<'a> {
             patience: Patience::new(client_sends, instance_takes, now),
             asked: now,
             ended: None,
+            times: Times::of(plan, limits, now),
+            try_ends: None,
             worker,
             client,
             plan,
@@ -240,9 +285,19 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// How long a connection may take to be made.
+    fn connect_time(&self) -> Duration {
+        self.times.connect.min(self.left())
+    }
+
+    /// The time that is left for the request in all.
+    pub(crate) fn left(&self) -> Duration {
+        self.times.total.map_or(Duration::MAX, |it| it.saturating_duration_since(Instant::now()))
+    }
+
     /// What is left of the body.
     pub(crate) const fn body_left(&self) -> RequestBody {
-        match self.plan.body {
+        match self.plan.asked.body {
             BodyLength::None | BodyLength::Sized(0) => RequestBody::Empty,
             _ if self.upload.replayable() => RequestBody::Whole,
             _ => RequestBody::Consumed,
@@ -266,9 +321,9 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn attempt(&mut self, picked: Picked, fresh: bool) -> Result<Outcome, Failure> {
         let Picked { addresses, in_flight } = picked;
         let mut in_use = InUse::new(&self.worker.upstream, in_flight);
-        let surely = !self.plan.method.is_idempotent();
+        let surely = !self.plan.asked.method.is_idempotent();
         if fresh || !in_use.take_idle(&addresses, surely) {
-            in_use.connect(&addresses).await.map_err(Failure::Connect)?;
+            in_use.connect(&addresses, self.connect_time()).await.map_err(Failure::Connect)?;
             if let Some(instance) = in_use.instance() {
                 Attempts::connected(instance, self.worker.shared.handle.now());
             }
@@ -282,6 +337,7 @@ impl<'a> Exchange<'a> {
         self.upload.restart();
         (self.uploaded, self.refused) = (false, false);
         self.asked = Instant::now();
+        self.try_ends = self.times.per_try.map(|it| self.asked + it);
         let outcome = match self.hear(&mut in_use).await {
             Ok(Seen::Final(response, text)) => {
                 self.hold(&response, &mut in_use).await.map(|()| Ok((response, text)))
@@ -304,7 +360,7 @@ impl<'a> Exchange<'a> {
             match poll_fn(|cx| self.poll_hear(cx, in_use, &mut scanned)).await? {
                 Seen::Interim(status, text) => {
                     let wanted =
-                        self.plan.version == Version::Http11 && (status != 100 || self.held.is_some());
+                        self.plan.asked.version == Version::Http11 && (status != 100 || self.held.is_some());
                     if status == 100 {
                         self.held = None;
                     }
@@ -370,7 +426,7 @@ impl<'a> Exchange<'a> {
             Poll::Pending => self.patience.note(&self.upload, Instant::now()),
             Poll::Ready(Ok(whole)) => {
                 self.uploaded = whole;
-                if whole && self.plan.body != BodyLength::None {
+                if whole && self.plan.asked.body != BodyLength::None {
                     self.asked = Instant::now();
                 }
             }
@@ -432,7 +488,7 @@ impl<'a> Exchange<'a> {
         let head = (line, &*self.fields, buffer.unread());
         let seen = match line.status {
             101 if self.plan.upgrades => {
-                answer::interim(head, self.plan.keep_case, &mut text);
+                answer::interim(head, self.plan.keeps_case(), &mut text);
                 Seen::Switch(text)
             }
             101 => return Err(Failure::Refused("it switched protocols without a request for it")),
@@ -441,12 +497,12 @@ impl<'a> Exchange<'a> {
                 if self.interim > MAX_INTERIM {
                     return Err(Failure::Refused("too many interim responses"));
                 }
-                answer::interim(head, self.plan.keep_case, &mut text);
+                answer::interim(head, self.plan.keeps_case(), &mut text);
                 Seen::Interim(line.status, text)
             }
             _ => {
                 let keep_alive =
-                    self.plan.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
+                    self.plan.asked.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
                 let response = self
                     .worker
                     .with_date(|date| answer::forward(self.plan, head, keep_alive, date, &mut text));
@@ -490,7 +546,7 @@ impl<'a> Exchange<'a> {
     fn poll_time(&self, cx: &mut Context<'_>) -> Poll<()> {
         let limits = self.worker.limits();
         let mut next = if self.uploaded || self.refused {
-            self.asked + limits.response_timeout
+            self.asked + self.times.first_byte
         } else if let Some(since) = self.held {
             since + limits.continue_timeout
         } else {
@@ -498,6 +554,9 @@ impl<'a> Exchange<'a> {
         };
         if let Some(ended) = self.ended {
             next = next.min(ended + limits.client_fin_timeout);
+        }
+        for end in [self.times.total, self.try_ends].into_iter().flatten() {
+            next = next.min(end);
         }
         self.timer.set(next);
         self.timer.poll(cx)
@@ -509,15 +568,22 @@ impl<'a> Exchange<'a> {
         if self.ended.is_some_and(|it| now >= it + limits.client_fin_timeout) {
             return Some(Err(Failure::ClientGone));
         }
+        if self.times.total.is_some_and(|it| now >= it) {
+            return Some(Err(Failure::Late(Late::Total)));
+        }
+        if self.try_ends.is_some_and(|it| now >= it) {
+            return Some(Err(Failure::Late(Late::Try)));
+        }
         if self.uploaded || self.refused {
-            return (now >= self.asked + limits.response_timeout).then_some(Err(Failure::Late));
+            return (now >= self.asked + self.times.first_byte)
+                .then_some(Err(Failure::Late(Late::FirstByte)));
         }
         if let Some(since) = self.held {
             return (now >= since + limits.continue_timeout).then_some(Ok(Seen::Unheld));
         }
         self.patience.over(now).map(|side| match side {
             Waits::Source => Err(Failure::ClientLate),
-            Waits::Sink => Err(Failure::Late),
+            Waits::Sink => Err(Failure::Late(Late::Upload)),
         })
     }
 
@@ -528,7 +594,7 @@ impl<'a> Exchange<'a> {
         let small = response.length.filter(|length| (1..=limits.small_answer).contains(length));
         let Some(length) = small.and_then(|it| usize::try_from(it).ok()) else { return Ok(()) };
         let Some(connection) = in_use.connection() else { return Ok(()) };
-        if !self.plan.method.is_idempotent() || !self.uploaded || !self.replayable() {
+        if !self.plan.asked.method.is_idempotent() || !self.uploaded || !self.replayable() {
             return Ok(());
         }
         if connection.input.as_ref().is_some_and(|it| it.len() >= length) {
@@ -561,7 +627,7 @@ impl<'a> Exchange<'a> {
         mut in_use: InUse,
     ) -> (Done, Option<Broken>) {
         let limits = self.worker.limits();
-        let instance_sends = Demand { silent: limits.response_idle, rate: 0, grace: limits.rate_grace };
+        let instance_sends = Demand { silent: self.times.idle, rate: 0, grace: limits.rate_grace };
         let client_takes =
             Demand { silent: limits.send_timeout, rate: limits.min_response_rate, grace: limits.rate_grace };
         let mut download = Pump::new(text, response.source, response.sink);

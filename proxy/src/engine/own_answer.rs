@@ -1,93 +1,157 @@
 //! Answers of the gateway itself.
 
-use super::{client::Client, exchange::Done, passed::number, request::Answer, timer::Timer};
+use std::borrow::Cow;
+
+use super::{client::Client, exchange::Done, request::Asked, timer::Timer};
 use crate::{
-    engine::provisional::Reason,
-    http1::{BodyLength, Method, Version, end_of_head, field, status_line},
+    answers::{After, Failure, Reason, Reply, append_direct, append_redirect},
+    failures::Failed,
+    http1::{BodyLength, Method, Version},
+    route::{CompiledRoute, FieldChanges},
     worker::Worker,
 };
 
-/// Refuses a request and everything behind it.
-pub(crate) async fn refuse(worker: &Worker, client: &mut Client, reason: Reason, words: &str, timer: &Timer) {
-    worker.metrics().refused_requests.increment();
-    tracing::debug!(peer = %client.peer, reason = words, "request refused");
-    write(worker, client, (reason, words), Form::Closing, timer).await;
+/// Why a request is not served.
+#[derive(Debug)]
+pub(crate) struct Cause<'a> {
+    pub(crate) reason: Reason,
+    /// What exactly is wrong; may be empty.
+    pub(crate) words: Cow<'a, str>,
+    /// The service that it was for; empty if it has none.
+    pub(crate) service: &'a str,
+    /// The instance that was asked last; empty if none was.
+    pub(crate) instance: &'a str,
 }
 
-/// How an answer is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    KeepAlive,
-    /// The client is of version 1.0 and stays connected.
-    OldKeepAlive,
-    Closing,
-    /// As for [`Form::KeepAlive`] and [`Form::Closing`], without its body.
-    Head {
-        closing: bool,
-    },
+impl<'a> Cause<'a> {
+    /// Of a request that is for no service.
+    pub(crate) fn of(reason: Reason, words: impl Into<Cow<'a, str>>) -> Self {
+        Self { reason, words: words.into(), service: "", instance: "" }
+    }
 }
 
-/// Answers a request.
-pub(crate) async fn answer(worker: &Worker, client: &mut Client, answer: &Answer, timer: &Timer) -> Done {
-    let whole = skip(worker, client, answer);
-    let keep_alive = answer.keep_alive && whole && worker.keeps_alive(client);
-    let form = match (answer.method == Method::Head, answer.version) {
-        (true, _) => Form::Head { closing: !keep_alive },
-        _ if !keep_alive => Form::Closing,
-        (_, Version::Http10) => Form::OldKeepAlive,
-        _ => Form::KeepAlive,
+/// Answers a request that is not served.
+pub(crate) async fn fail(
+    worker: &Worker,
+    client: &mut Client,
+    asked: &Asked,
+    cause: &Cause<'_>,
+    timer: &Timer,
+) -> Done {
+    let Cause { reason, words, service, instance } = cause;
+    worker.count_failure(*reason);
+    if reason.status() >= 500 {
+        let id = asked.id.as_bytes();
+        let failed = Failed { reason: *reason, service, instance, words, request_id: id };
+        worker.shared.failures.log(&failed, worker.shared.handle.now());
+    } else {
+        tracing::debug!(peer = %client.peer, reason = reason.word(), %words, "request refused");
+    }
+    let failure = Failure { reason: *reason, service, words, retry_after: None };
+    let closes = reason.closes();
+    answer(worker, client, asked, (reason.status(), closes), timer, |text, reply| {
+        worker.shared.answers.pages().append_to(text, &failure, asked.form, reply);
+    })
+    .await
+}
+
+/// Answers with a short text.
+pub(crate) async fn text(
+    worker: &Worker,
+    client: &mut Client,
+    asked: &Asked,
+    (status, text): (u16, &str),
+    timer: &Timer,
+) -> Done {
+    let body = format!("{text}\n");
+    answer(worker, client, asked, (status, false), timer, |text, reply| {
+        append_direct(text, status, b"text/plain; charset=utf-8", body.as_bytes(), reply);
+    })
+    .await
+}
+
+/// Sends the client elsewhere.
+pub(crate) async fn redirect(
+    worker: &Worker,
+    client: &mut Client,
+    asked: &Asked,
+    (status, location): (u16, &str),
+    timer: &Timer,
+) -> Done {
+    answer(worker, client, asked, (status, false), timer, |text, reply| {
+        append_redirect(text, status, location.as_bytes(), reply);
+    })
+    .await
+}
+
+/// Answers as the route says.
+pub(crate) async fn direct(
+    worker: &Worker,
+    client: &mut Client,
+    asked: &Asked,
+    route: &CompiledRoute,
+    timer: &Timer,
+) -> Done {
+    let Some(direct) = route.document.direct_response.as_deref() else { return Done::Abort };
+    let changes = route.changes.as_deref().and_then(|it| it.response_fields.as_ref());
+    let lines = changes.map(FieldChanges::lines).unwrap_or_default();
+    answer(worker, client, asked, (direct.status, false), timer, |text, reply| {
+        let reply = Reply { lines, ..*reply };
+        append_direct(text, direct.status, direct.content_type.as_bytes(), direct.body.as_bytes(), &reply);
+    })
+    .await
+}
+
+/// Writes an answer.
+async fn answer(
+    worker: &Worker,
+    client: &mut Client,
+    asked: &Asked,
+    (status, closes): (u16, bool),
+    timer: &Timer,
+    append: impl FnOnce(&mut Vec<u8>, &Reply<'_>),
+) -> Done {
+    let whole = skip(worker, client, asked);
+    let keep_alive = asked.keep_alive && whole && !closes && worker.keeps_alive(client);
+    let after = match (keep_alive, asked.version) {
+        (false, _) => After::Closes,
+        (true, Version::Http10) => After::StaysForOld,
+        (true, Version::Http11) => After::Stays,
     };
-    let written = write(worker, client, (answer.reason, &answer.words), form, timer).await;
+    worker.metrics().responded(status);
+    let mut text = worker.buffers.text();
+    worker.with_date(|date| {
+        let reply = Reply {
+            date,
+            request_id: asked.id.as_bytes(),
+            head_only: asked.method == Method::Head,
+            after,
+            lines: &[],
+        };
+        append(&mut text, &reply);
+    });
+    let written = client.write(&text, worker.limits().send_timeout, timer).await;
+    worker.buffers.give_back_text(text);
     match (written, keep_alive) {
-        (false, _) => Done::Abort,
-        (true, true) => Done::KeepAlive,
-        (true, false) if whole && client.input.is_none() => Done::Close,
-        (true, false) => Done::Linger,
+        (Err(_), _) => Done::Abort,
+        (Ok(()), true) => Done::KeepAlive,
+        (Ok(()), false) if whole && client.input.is_none() => Done::Close,
+        (Ok(()), false) => Done::Linger,
     }
 }
 
 /// Skips the request's body if it has arrived with the head. Otherwise the connection ends: a body that the client has begun
 /// to send, or will send, is not read for nothing.
-fn skip(worker: &Worker, client: &mut Client, answer: &Answer) -> bool {
-    match answer.body {
+fn skip(worker: &Worker, client: &mut Client, asked: &Asked) -> bool {
+    match asked.body {
         BodyLength::None => true,
         BodyLength::Sized(length) => {
             let there = client.input.as_ref().map_or(0, |it| it.len() as u64) >= length;
-            if there {
-                client.consume(length as usize, &worker.buffers);
+            if there && let Ok(length) = usize::try_from(length) {
+                client.consume(length, &worker.buffers);
             }
             there
         }
         BodyLength::Chunked | BodyLength::UntilClose => false,
     }
-}
-
-/// Writes an answer; true if the client took it.
-async fn write(
-    worker: &Worker,
-    client: &mut Client,
-    (reason, words): (Reason, &str),
-    form: Form,
-    timer: &Timer,
-) -> bool {
-    let status = reason.status();
-    worker.metrics().responded(status);
-    let mut text = worker.buffers.text();
-    status_line(&mut text, status, reason.phrase().as_bytes());
-    field(&mut text, b"content-type", b"text/plain");
-    worker.with_date(|date| field(&mut text, b"date", date));
-    number(&mut text, b"content-length", words.len() as u64 + 1);
-    match form {
-        Form::KeepAlive | Form::Head { closing: false } => {}
-        Form::OldKeepAlive => field(&mut text, b"connection", b"keep-alive"),
-        Form::Closing | Form::Head { closing: true } => field(&mut text, b"connection", b"close"),
-    }
-    end_of_head(&mut text);
-    if !matches!(form, Form::Head { .. }) {
-        text.extend_from_slice(words.as_bytes());
-        text.push(b'\n');
-    }
-    let written = client.write(&text, worker.limits().send_timeout, timer).await;
-    worker.buffers.give_back_text(text);
-    written.is_ok()
 }

@@ -4,54 +4,79 @@
 //! free for the body. Heads are never passed on as they came: fields about the connection are removed (RFC 9110
 //! §7.6.1), the framing is ours, and the gateway sets its own fields.
 
-use std::{borrow::Cow, net::IpAddr, ops::Range, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
-use store::handle::asks_strictly;
-
-use super::{
-    client::Client,
-    passed::{number, pass},
+use store::{
+    handle::asks_strictly,
+    model::{Balance, HashOn},
 };
+
+use super::{client::Client, sent::write_head};
 use crate::{
-    balance::{retry::RetryPolicy, settings::Settings},
-    engine::provisional::Reason,
-    forwarded::{self, Family, Origin, Scheme},
+    answers::{Form, Reason},
+    config::Limits,
+    cookies::cookie,
+    forwarded::{Family, Origin, Scheme},
     http1::{
-        BodyLength, ConnectionOptions, Field, FieldId, Fields, Form, HeadError, Method, RequestLine, Version,
-        connection_options, decimal, end_of_head, field, request_body,
+        BodyLength, ConnectionOptions, Field, FieldId, Fields, HeadError, Method, RequestLine, Version,
+        connection_options, request_body,
     },
-    route::{self, Table},
+    request_id::RequestId,
+    route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
     target::{self, Authority, Target},
-    via::{MaxForwards, Received},
+    via::MaxForwards,
     worker::Worker,
 };
+
+/// What an answer of the gateway depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// The client's version.
+    pub(crate) version: Version,
+    /// The request's body, as far as it is to come.
+    pub(crate) body: BodyLength,
+    /// The client's connection may serve another request.
+    pub(crate) keep_alive: bool,
+    /// What the client likes to read.
+    pub(crate) form: Form,
+    pub(crate) id: RequestId,
+}
+
+impl Asked {
+    /// Of a request whose head could not be read.
+    pub(crate) fn unread(worker: &Worker) -> Self {
+        Self {
+            method: Method::Other,
+            version: Version::Http11,
+            body: BodyLength::None,
+            keep_alive: false,
+            form: Form::wanted(std::iter::empty()),
+            id: worker.next_id(),
+        }
+    }
+}
 
 /// A request that is forwarded.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    pub(crate) asked: Asked,
     pub(crate) table: Arc<Table>,
     /// The number of the service in the table.
     pub(crate) backend: usize,
-    pub(crate) settings: Settings,
-    pub(crate) retry: Arc<RetryPolicy>,
+    pub(crate) route: Arc<CompiledRoute>,
     /// A hash of what is asked for: method, host and path.
     pub(crate) target: u64,
     /// A hash of what decides about the instance; `None` if the service or the request has none.
     pub(crate) key: Option<u64>,
-    pub(crate) method: Method,
-    pub(crate) body: BodyLength,
-    /// The client's version.
-    pub(crate) version: Version,
-    /// The client's connection may serve another request.
-    pub(crate) keep_alive: bool,
     /// The client waits for a 100 before it sends the body.
     pub(crate) expects: bool,
     /// The client asks for another protocol on its connection.
     pub(crate) upgrades: bool,
     /// The client takes trailers.
     pub(crate) trailers: bool,
-    /// Names of fields are passed on in the case they came in.
-    pub(crate) keep_case: bool,
+    /// The cookie that keeps the client at the service from now on.
+    pub(crate) set_cookie: Option<Box<str>>,
 }
 
 impl Plan {
@@ -64,19 +89,17 @@ impl Plan {
     pub(crate) fn instances(&self) -> usize {
         self.table.backend(self.backend).map_or(0, |it| it.slot.load().all().count())
     }
-}
 
-/// A request that the gateway answers itself.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) reason: Reason,
-    pub(crate) words: Cow<'static, str>,
-    pub(crate) method: Method,
-    pub(crate) version: Version,
-    /// Whether its body is on the way, or waits for a 100.
-    pub(crate) body: BodyLength,
-    pub(crate) expects: bool,
-    pub(crate) keep_alive: bool,
+    /// The most octets of the body.
+    pub(crate) fn body_limit(&self, limits: &Limits) -> u64 {
+        let own = self.route.document.limits.as_deref().and_then(|it| it.request_body);
+        own.map(|it| it.0).or(limits.max_body_bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Names of fields are passed on in the case they came in.
+    pub(crate) fn keeps_case(&self) -> bool {
+        self.route.document.preserve_header_case
+    }
 }
 
 /// What is done with a request.
@@ -84,20 +107,26 @@ pub(crate) struct Answer {
 pub(crate) enum Step {
     /// Forwarded with this head.
     Forward(Plan, Vec<u8>),
-    /// Answered by the gateway.
-    Answer(Answer),
-    /// Refused; nothing after it is read.
-    Refuse(Reason, Cow<'static, str>),
+    /// Not served, with what exactly is wrong.
+    Fail(Asked, Reason, Cow<'static, str>),
+    /// Answered with a short text of the gateway.
+    Text(Asked, u16, &'static str),
+    /// Sent elsewhere.
+    Redirect(Asked, u16, String),
+    /// Answered as the route says.
+    Direct(Asked, Arc<CompiledRoute>),
 }
 
 /// A request's head with what was found out about it so far.
-struct Request<'a> {
-    octets: &'a [u8],
-    line: &'a RequestLine,
-    fields: &'a Fields,
-    body: BodyLength,
-    options: ConnectionOptions,
-    expects: bool,
+pub(super) struct Request<'a> {
+    pub(super) octets: &'a [u8],
+    pub(super) line: &'a RequestLine,
+    pub(super) fields: &'a Fields,
+    pub(super) body: BodyLength,
+    pub(super) options: ConnectionOptions,
+    pub(super) expects: bool,
+    pub(super) origin: Origin<'a>,
+    pub(super) id: RequestId,
 }
 
 /// A request as routes are matched with it.
@@ -106,8 +135,6 @@ struct Routed<'a> {
     method: &'a str,
     host: &'a str,
     target: &'a Target<'a>,
-    worker: &'a Worker,
-    client: &'a Client,
 }
 
 impl route::Request for Routed<'_> {
@@ -128,11 +155,11 @@ impl route::Request for Routed<'_> {
     }
 
     fn is_https(&self) -> bool {
-        self.request.origin(self.worker, self.client).scheme == Scheme::Https
+        self.request.origin.scheme == Scheme::Https
     }
 
     fn client(&self) -> IpAddr {
-        self.request.origin(self.worker, self.client).client
+        self.request.origin.client
     }
 
     fn fields<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
@@ -141,125 +168,258 @@ impl route::Request for Routed<'_> {
     }
 }
 
+/// The reason of a refusal with this status.
+pub(crate) const fn reason(status: u16) -> Reason {
+    match status {
+        414 => Reason::UriTooLong,
+        431 => Reason::HeadTooLarge,
+        501 => Reason::NotImplemented,
+        505 => Reason::VersionNotSupported,
+        _ => Reason::BadRequest,
+    }
+}
+
 /// Decides what is done with a request.
 pub(crate) fn plan(worker: &Worker, client: &Client, line: &RequestLine, fields: &Fields) -> Step {
     let octets = client.input.as_ref().map_or(&[][..], |buffer| buffer.unread());
-    let body = match request_body(line.version, fields, octets) {
-        Ok(body) => body,
-        Err(error) => return refuse_head(error),
+    let networks = &worker.shared.config.listeners[client.listener].trusted_networks;
+    let values = |id| fields.all(id).map(|it| it.value.get(octets));
+    let taken = fields.value(FieldId::RequestId, octets).filter(|_| client.hop.trusted());
+    let body = request_body(line.version, fields, octets);
+    let mut request = Request {
+        octets,
+        line,
+        fields,
+        body: body.unwrap_or(BodyLength::UntilClose),
+        options: connection_options(fields, octets),
+        expects: false,
+        origin: client.hop.origin(Family::XForwarded, values, |address| networks.contain(address)),
+        id: taken.and_then(RequestId::taken).unwrap_or_else(|| worker.next_id()),
     };
-    let options = connection_options(fields, octets);
-    let mut request = Request { octets, line, fields, body, options, expects: false };
+    if let Err(error) = body {
+        return request.refuse_head(error);
+    }
     request.plan(worker, client).unwrap_or_else(|step| step)
-}
-
-/// The answer to a head that cannot be read.
-pub(crate) fn refuse_head(error: HeadError) -> Step {
-    Step::Refuse(Reason::of_status(error.status()), error.as_str().into())
-}
-
-fn refused(refusal: target::Refusal) -> Step {
-    Step::Refuse(Reason::of_status(refusal.status()), refusal.to_string().into())
 }
 
 impl<'a> Request<'a> {
     fn plan(&mut self, worker: &Worker, client: &Client) -> Result<Step, Step> {
         self.expectation()?;
         let method = str::from_utf8(self.line.method.get(self.octets)).unwrap_or_default();
-        let target = Target::read(method, self.line.target.get(self.octets)).map_err(refused)?;
+        let target = Target::read(method, self.line.target.get(self.octets)).map_err(|it| self.refuse(it))?;
         let named = self.authority()?;
         // An absolute target overrides the Host field (RFC 9112 §3.2.2).
         let authority = target.authority.as_ref().or(named.as_ref());
         let host = authority.map_or("", |it| &it.host);
-        let Some(table) = worker.shared.table.load_full() else {
-            return Err(self.answer(Reason::NoSnapshot, "no snapshot yet"));
-        };
+        let table = worker.shared.table.load_full().ok_or_else(|| self.fail(Reason::NoSnapshot, ""))?;
         if target.path == "/readyz" && is_ours(host, &table) {
             return Ok(self.readiness(worker, target.query.unwrap_or_default()));
         }
-        let found = table.find(&Routed { request: self, method, host, target: &target, worker, client });
+        self.over_https(worker, client, &target, authority)?;
+        let routed = Routed { request: self, method, host, target: &target };
+        let found = table.find(&routed);
         if target.ambiguous && !found.is_some_and(|it| it.route.admits_ambiguous()) {
-            return Err(refused(target::Refusal::Ambiguous));
+            return Err(self.refuse(target::Refusal::Ambiguous));
         }
-        let Some(found) = found else {
-            return Err(self.answer(Reason::NoRoute, "no route"));
-        };
+        let found = found.ok_or_else(|| self.fail(Reason::NoRoute, ""))?;
+        self.answer_by_route(&found, &target, authority)?;
         let hops = self.hops();
         if hops >= worker.limits().max_hops {
             worker.metrics().loops.increment();
-            return Err(self.answer(Reason::Loop, "forwarding loop between gateways"));
+            return Err(self.fail(Reason::Loop, ""));
         }
         let max_forwards = self.max_forwards()?;
-        let Some(backend) = found.route.split.draw(|below| fastrand::u32(..below)) else {
-            return Err(self.answer(Reason::NoWeight, "every weight of this route is zero"));
+        let (backend, set_cookie) = self.split(&found, &routed)?;
+        let changes = found.route.changes.as_deref();
+        let path = match changes.and_then(|it| it.path.as_ref()) {
+            Some(change) if !target.is_asterisk() => change
+                .apply(found.path(), &target.path)
+                .map_err(|error| self.fail_with(Reason::UriTooLong, error.to_string().into()))?,
+            _ => NewPath { start: Cow::Borrowed(target.forwarded()), rest: "" },
         };
         let mut text = worker.buffers.text();
-        self.write_head(&mut text, &target, authority, (hops + 1, max_forwards), worker, client);
-        let modern = self.line.version == Version::Http11;
+        let upgrades = self.upgrades(&found.route);
+        write_head(
+            self,
+            &mut text,
+            (&path, target.query),
+            authority,
+            (hops + 1, max_forwards),
+            (worker, client),
+            (&found.route, upgrades),
+        );
         let plan = Plan {
-            table,
+            asked: self.asked(),
             backend,
-            settings: worker.shared.settings,
-            retry: Arc::clone(&worker.shared.retry),
             target: worker.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
-            key: None,
-            method: self.line.known,
-            body: self.body,
-            version: self.line.version,
-            keep_alive: self.options.persists(self.line.version),
+            key: self.key(&table, backend, &routed),
             expects: self.expects,
-            upgrades: self.upgrades(),
-            trailers: self.options.te_trailers && modern,
-            keep_case: false,
+            upgrades,
+            trailers: self.options.te_trailers && self.is_modern(),
+            set_cookie,
+            route: Arc::clone(found.route),
+            table,
         };
         Ok(Step::Forward(plan, text))
+    }
+
+    /// True for HTTP/1.1.
+    pub(super) fn is_modern(&self) -> bool {
+        self.line.version == Version::Http11
+    }
+
+    fn asked(&self) -> Asked {
+        Asked {
+            method: self.line.known,
+            version: self.line.version,
+            body: self.body,
+            keep_alive: self.options.persists(self.line.version),
+            form: Form::wanted(self.fields.all(FieldId::Accept).map(|it| it.value.get(self.octets))),
+            id: self.id,
+        }
+    }
+
+    fn fail(&self, reason: Reason, words: &'static str) -> Step {
+        self.fail_with(reason, words.into())
+    }
+
+    fn fail_with(&self, reason: Reason, words: Cow<'static, str>) -> Step {
+        Step::Fail(self.asked(), reason, words)
+    }
+
+    fn refuse(&self, refusal: target::Refusal) -> Step {
+        self.fail_with(reason(refusal.status()), refusal.to_string().into())
+    }
+
+    fn refuse_head(&self, error: HeadError) -> Step {
+        self.fail(reason(error.status()), error.as_str())
     }
 
     fn expectation(&mut self) -> Result<(), Step> {
         for field in self.fields.all(FieldId::Expect) {
             if !field.value.get(self.octets).eq_ignore_ascii_case(b"100-continue") {
-                return Err(self.answer(Reason::Expectation, "the only expectation met here is 100-continue"));
+                return Err(self.fail(Reason::ExpectationFailed, ""));
             }
             // A request without a body has nothing to wait for, and an old client knows no 100 (RFC 9110 §10.1.1).
-            self.expects = !matches!(self.body, BodyLength::None | BodyLength::Sized(0))
-                && self.line.version == Version::Http11;
+            self.expects = !matches!(self.body, BodyLength::None | BodyLength::Sized(0)) && self.is_modern();
         }
         Ok(())
     }
 
     fn authority(&self) -> Result<Option<Authority<'a>>, Step> {
         if self.fields.has_several(FieldId::Host) {
-            return Err(Step::Refuse(Reason::BadRequest, "more than one Host".into()));
+            return Err(self.fail(Reason::BadRequest, "more than one Host"));
         }
         match self.fields.value(FieldId::Host, self.octets) {
-            Some(host) => Authority::read(host).map(Some).map_err(refused),
-            None if self.line.version == Version::Http10 => Ok(None),
-            None => Err(Step::Refuse(Reason::BadRequest, "no Host".into())),
+            Some(host) => Authority::read(host).map(Some).map_err(|it| self.refuse(it)),
+            None if !self.is_modern() => Ok(None),
+            None => Err(self.fail(Reason::BadRequest, "no Host")),
         }
-    }
-
-    fn answer(&self, reason: Reason, words: &'static str) -> Step {
-        Step::Answer(Answer {
-            reason,
-            words: words.into(),
-            method: self.line.known,
-            version: self.line.version,
-            body: self.body,
-            expects: self.expects,
-            keep_alive: self.options.persists(self.line.version),
-        })
     }
 
     /// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date;
     /// the reasons are only on the status listener, for operators.
     fn readiness(&self, worker: &Worker, query: &str) -> Step {
-        match worker.shared.unready() {
-            None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => self.answer(
-                Reason::Unready,
-                "in doubt: the data of this gateway may be out of date (see its log and metrics)",
-            ),
-            None => self.answer(Reason::Ready, "ready"),
-            Some(reason) => self.answer(Reason::Unready, reason),
+        let (status, text) = match worker.shared.unready() {
+            None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => {
+                (503, "in doubt: the data of this gateway may be out of date (see its log and metrics)")
+            }
+            None => (200, "ready"),
+            Some(reason) => (503, reason),
+        };
+        Step::Text(self.asked(), status, text)
+    }
+
+    /// Sends clients of a listener for redirects to the same URL by https.
+    fn over_https(
+        &self,
+        worker: &Worker,
+        client: &Client,
+        target: &Target<'_>,
+        authority: Option<&Authority<'_>>,
+    ) -> Result<(), Step> {
+        let listener = &worker.shared.config.listeners[client.listener];
+        let (Some(port), Some(authority)) = (listener.redirect_to_https, authority) else { return Ok(()) };
+        if self.origin.scheme == Scheme::Https {
+            return Ok(());
+        }
+        let mut url = format!("https://{}", authority.host);
+        if port != 443 {
+            url.push_str(&format!(":{port}"));
+        }
+        url.push_str(if target.is_asterisk() { "/" } else { target.forwarded() });
+        if let Some(query) = target.query {
+            url.push('?');
+            url.push_str(query);
+        }
+        // 308 keeps the method; clients of old know 301 alone.
+        let status = if matches!(self.line.known, Method::Get | Method::Head) { 301 } else { 308 };
+        Err(Step::Redirect(self.asked(), status, url))
+    }
+
+    /// Answers what the route answers by itself.
+    fn answer_by_route(
+        &self,
+        found: &Matched<'_>,
+        target: &Target<'_>,
+        authority: Option<&Authority<'_>>,
+    ) -> Result<(), Step> {
+        if found.route.document.direct_response.is_some() {
+            return Err(Step::Direct(self.asked(), Arc::clone(found.route)));
+        }
+        let Some(redirect) = found.route.changes.as_ref().and_then(|it| it.redirect.as_ref()) else {
+            return Ok(());
+        };
+        let Some(authority) = authority else {
+            return Err(self.fail(Reason::BadRequest, "no Host, and the answer is a redirect"));
+        };
+        let https = self.origin.scheme == Scheme::Https;
+        let location = redirect
+            .location(found.path(), target, authority, https)
+            .map_err(|error| self.fail_with(Reason::UriTooLong, error.to_string().into()))?;
+        Err(Step::Redirect(self.asked(), redirect.status, location))
+    }
+
+    /// The service that the request goes to, and the cookie that keeps the client there.
+    fn split(&self, found: &Matched<'_>, routed: &Routed<'_>) -> Result<(usize, Option<Box<str>>), Step> {
+        let split = &found.route.split;
+        let (mut key, mut cookie) = (None, None);
+        if let Some(persistence) = found.route.document.session_persistence.as_deref() {
+            key = session_key(persistence, routed);
+            let https = self.origin.scheme == Scheme::Https;
+            if key.is_none()
+                && let Some(new) = NewSession::begin(persistence, fastrand::u64(..), https)
+            {
+                key = Some(new.key);
+                cookie = Some(new.set_cookie.into());
+            }
+        }
+        let backend = match key {
+            Some(key) => split.stick(key),
+            None => split.draw(|below| fastrand::u32(..below)),
+        };
+        let backend = backend.ok_or_else(|| self.fail(Reason::NoWeight, ""))?;
+        Ok((backend, cookie))
+    }
+
+    /// The hash that decides about the instance.
+    fn key(&self, table: &Table, backend: usize, routed: &Routed<'_>) -> Option<u64> {
+        let Balance::Hash { hash_on, .. } = &table.backend(backend)?.document.balance else { return None };
+        match hash_on {
+            HashOn::Header(name) => {
+                route::Request::fields(routed, name.as_str()).next().map(|value| stable_hash(0, value))
+            }
+            HashOn::Cookie(name) => {
+                let lines = self.fields.all(FieldId::Cookie).map(|it| it.value.get(self.octets));
+                cookie(lines, name.as_str().as_bytes()).map(|value| stable_hash(0, value))
+            }
+            HashOn::Client => {
+                let client = match self.origin.client {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+                    IpAddr::V6(ip) => ip.octets(),
+                };
+                Some(stable_hash(0, &client))
+            }
         }
     }
 
@@ -272,10 +432,11 @@ impl<'a> Request<'a> {
         match MaxForwards::of(self.line.method.get(self.octets), lines) {
             MaxForwards::Ignored => Ok(None),
             MaxForwards::Forward(left) => Ok(Some(left)),
-            MaxForwards::Answer => Err(self.answer(Reason::Ready, "this gateway is the last recipient")),
-            MaxForwards::Malformed => {
-                Err(Step::Refuse(Reason::BadRequest, "Max-Forwards is not one number".into()))
+            MaxForwards::Answer if self.line.known == Method::Options => {
+                Err(Step::Text(self.asked(), 200, "this gateway is the last recipient"))
             }
+            MaxForwards::Answer => Err(self.fail(Reason::MethodNotServed, "")),
+            MaxForwards::Malformed => Err(self.fail(Reason::BadRequest, "Max-Forwards is not one number")),
         }
     }
 
@@ -286,125 +447,16 @@ impl<'a> Request<'a> {
         value.map_or(0, |value| read(value).unwrap_or(u8::MAX))
     }
 
-    /// Another protocol is asked for, and it is not HTTP/2, which a gateway must not pass on unread.
-    fn upgrades(&self) -> bool {
-        let names_h2c = |field: &Field| {
+    /// Another protocol is asked for that the route allows.
+    fn upgrades(&self, route: &CompiledRoute) -> bool {
+        let refused = |field: &Field| {
             let mut names = field.value.get(self.octets).split(|it| *it == b',');
-            names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+            names.any(|name| !route.document.upgrade.admits(name.trim_ascii()))
         };
         self.options.upgrade
-            && self.line.version == Version::Http11
+            && self.is_modern()
             && self.body == BodyLength::None
-            && !self.fields.all(FieldId::Upgrade).any(names_h2c)
-    }
-
-    /// Writes the head for the instance.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one head")]
-    fn write_head(
-        &self,
-        text: &mut Vec<u8>,
-        target: &Target<'_>,
-        authority: Option<&Authority<'_>>,
-        (hops, max_forwards): (u8, Option<u32>),
-        worker: &Worker,
-        client: &Client,
-    ) {
-        let octets = self.octets;
-        text.extend_from_slice(self.line.method.get(octets));
-        text.push(b' ');
-        text.extend_from_slice(target.forwarded().as_bytes());
-        if let Some(query) = target.query {
-            text.push(b'?');
-            text.extend_from_slice(query.as_bytes());
-        }
-        text.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-        let host_at = text.len();
-        if let Some(authority) = authority {
-            push_authority(text, authority);
-        }
-        let host = host_at..text.len();
-        text.extend_from_slice(b"\r\n");
-        let trusted = client.hop.trusted();
-        for field in self.fields.iter().filter(|it| self.passes(it, trusted, max_forwards.is_none())) {
-            pass(text, field, octets, false);
-        }
-        if let Some(left) = max_forwards {
-            number(text, b"max-forwards", u64::from(left));
-        }
-        self.write_own_fields(text, host, hops, worker, client);
-        end_of_head(text);
-    }
-
-    /// True for fields that are passed on as they are.
-    fn passes(&self, field: &Field, trusted: bool, max_forwards: bool) -> bool {
-        match field.id {
-            FieldId::Host | FieldId::ContentLength | FieldId::Hops => false,
-            FieldId::Other
-            | FieldId::Forwarded
-            | FieldId::XRealIp
-            | FieldId::XForwardedFor
-            | FieldId::XForwardedProto
-            | FieldId::XForwardedHost
-            | FieldId::XForwardedPort
-                if forwarded::is_replaced(field.name.get(self.octets), trusted) =>
-            {
-                false
-            }
-            FieldId::MaxForwards => max_forwards,
-            FieldId::Trailer => self.body == BodyLength::Chunked,
-            FieldId::Expect => self.expects,
-            _ => !self.options.strips(field, self.fields, self.octets),
-        }
-    }
-
-    /// Where the request comes from, as far as those who tell are trusted.
-    fn origin(&self, worker: &Worker, client: &'a Client) -> Origin<'a> {
-        let networks = &worker.shared.config.listeners[client.listener].trusted_networks;
-        let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
-        client.hop.origin(Family::XForwarded, lines, |address| networks.contain(address))
-    }
-
-    fn write_own_fields(
-        &self,
-        text: &mut Vec<u8>,
-        host: Range<usize>,
-        hops: u8,
-        worker: &Worker,
-        client: &Client,
-    ) {
-        match self.body {
-            BodyLength::Sized(length) => number(text, b"content-length", length),
-            BodyLength::Chunked => field(text, b"transfer-encoding", b"chunked"),
-            BodyLength::None | BodyLength::UntilClose => {}
-        }
-        if self.upgrades() {
-            text.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
-            self.push_list(text, FieldId::Upgrade);
-            text.truncate(text.len() - 2);
-            text.extend_from_slice(b"\r\n");
-        } else if self.options.te_trailers && self.line.version == Version::Http11 {
-            text.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
-        }
-        let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
-        let origin = self.origin(worker, client);
-        let standard = self.fields.has(FieldId::Forwarded);
-        text.extend_from_slice(worker.shared.via.line(match self.line.version {
-            Version::Http11 => Received::Http11,
-            Version::Http10 => Received::Http10,
-        }));
-        // Only a URL as target has another host than the field; the copy is rare.
-        let url_host = matches!(self.line.form, Form::Absolute { .. }).then(|| text[host].to_vec());
-        let host = url_host.as_deref().or(self.fields.value(FieldId::Host, self.octets)).unwrap_or_default();
-        client.hop.append_to(text, &origin, host, standard, lines);
-        number(text, b"waypost-hops", u64::from(hops));
-    }
-
-    /// Appends every member of a list that the request has, each with a comma behind it.
-    fn push_list(&self, text: &mut Vec<u8>, id: FieldId) {
-        for field in self.fields.all(id).filter(|it| !it.value.is_empty()) {
-            text.extend_from_slice(field.value.get(self.octets));
-            text.extend_from_slice(b", ");
-        }
+            && !self.fields.all(FieldId::Upgrade).any(refused)
     }
 }
 
@@ -413,12 +465,4 @@ fn is_ours(host: &str, table: &Table) -> bool {
     host.is_empty()
         || table.gateway_domain.as_ref().is_some_and(|domain| domain.as_str() == host)
         || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
-}
-
-fn push_authority(text: &mut Vec<u8>, authority: &Authority<'_>) {
-    text.extend_from_slice(authority.host.as_bytes());
-    if let Some(port) = authority.port {
-        text.push(b':');
-        decimal(text, u64::from(port));
-    }
 }

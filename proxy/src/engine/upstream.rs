@@ -10,6 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use store::drain::Drains;
@@ -128,9 +129,9 @@ impl Upstream {
         &self,
         instance: Arc<Instance>,
         addresses: &DialAddresses,
+        limit: Duration,
     ) -> io::Result<UpstreamConnection> {
-        let limits = &self.shared.config.limits;
-        let race = happy_eyeballs::connect(addresses.all(), limits.connect_timeout).await;
+        let race = happy_eyeballs::connect(addresses.all(), limit).await;
         if let DialAddresses::Several(_) = addresses {
             let winner = race.outcome.as_ref().ok().map(|(_, address)| *address);
             self.recent_failures.borrow_mut().learn(&race.losers, winner, self.shared.handle.now());
@@ -225,9 +226,9 @@ impl InUse {
     ///
     /// # Errors
     /// When there is no connection to any of them.
-    pub(crate) async fn connect(&mut self, addresses: &DialAddresses) -> io::Result<()> {
+    pub(crate) async fn connect(&mut self, addresses: &DialAddresses, limit: Duration) -> io::Result<()> {
         let instance = self.instance().ok_or(io::ErrorKind::NotConnected)?;
-        self.connection = Some(self.upstream.connect(Arc::clone(instance), addresses).await?);
+        self.connection = Some(self.upstream.connect(Arc::clone(instance), addresses, limit).await?);
         Ok(())
     }
 
