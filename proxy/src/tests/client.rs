@@ -44,8 +44,9 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// The gateway's own answers are in sentences.
     pub(super) async fn get(&mut self, host: &str, path: &str) -> Answer {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/plain\r\n\r\n")).await
     }
 
     /// Sends a request without a body to answer to.

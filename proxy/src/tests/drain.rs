@@ -79,7 +79,7 @@ async fn an_unused_instance_is_proved_at_once() {
     let mut world = World::of(&[&web]).await;
     world.drains(3, &[record(&web, Phase::Draining)]);
     assert_eq!(receipt(&mut world).await.index, Index(3));
-    assert_eq!(world.get("/").await, (503, "no instance of web\n".into()));
+    assert_eq!(world.get("/").await, (503, "no instance of web can be used\n".into()));
     assert_eq!(web.accepted(), 0);
 }
 

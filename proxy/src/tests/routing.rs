@@ -26,7 +26,11 @@ async fn host_and_longest_prefix_lead_to_a_service() {
     }
     for host in ["example.com", "other.example.com", "127.0.0.1"] {
         let answer = client.get(host, "/").await;
-        assert_eq!((answer.status, answer.text().as_str()), (404, "no route\n"), "{host}");
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (404, "no route leads to a service for this request\n"),
+            "{host}"
+        );
     }
     assert_eq!(
         client.ask("GET http://shop.example.com/ HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await.text(),
@@ -102,7 +106,10 @@ async fn readiness_waits_for_a_snapshot_and_for_discovery() {
     let world = World::without_snapshot(config(), std::time::Duration::from_secs(60));
     let mut client = world.client().await;
     let early = client.get("127.0.0.1", "/readyz").await;
-    assert_eq!((early.status, early.text().as_str()), (503, "no snapshot yet\n"));
+    assert_eq!(
+        (early.status, early.text().as_str()),
+        (503, "no snapshot yet: the gateway has not read its configuration\n")
+    );
     assert_eq!(client.get("web.example.com", "/").await.status, 503);
     world.publisher.publish_snapshot(snapshot(sources()));
     eventually("the services are followed", || {
@@ -118,7 +125,10 @@ async fn readiness_waits_for_a_snapshot_and_for_discovery() {
     }
     assert_eq!(client.ask("GET /readyz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await.status, 200);
     let of_the_service = client.get("web.example.com", "/readyz").await;
-    assert_eq!((of_the_service.status, of_the_service.text().as_str()), (503, "no instance of web\n"));
+    assert_eq!(
+        (of_the_service.status, of_the_service.text().as_str()),
+        (503, "no instance of web can be used\n")
+    );
 }
 
 #[tokio::test]
@@ -146,7 +156,7 @@ async fn readiness_does_not_wait_for_ever_for_a_dead_registry() {
     let world = World::without_snapshot(config(), std::time::Duration::from_secs(60));
     world.publisher.publish_snapshot(snapshot(sources()));
     world.ready().await;
-    assert_eq!(world.get("/").await, (503, "no instance of web\n".into()));
+    assert_eq!(world.get("/").await, (503, "no instance of web can be used\n".into()));
 }
 
 #[tokio::test]
