@@ -11,25 +11,17 @@
 //! Ours and not a crate's: `tower`'s balancer draws from one set of equal services, without sites, weights, ejection and
 //! drains.
 
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod attempts;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod circuit;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod dials;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod explain;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod lineup;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod picker;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod retry;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod settings;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod sites;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod view;
 
 use std::{
@@ -39,7 +31,6 @@ use std::{
 };
 
 use store::{
-    discovery::Entry,
     engine::{CheckStatus, Endpoint, Index},
     model::Moment,
     snapshot::{SiteId, Snapshot},
@@ -101,149 +92,6 @@ impl Candidate {
             Address::Name(resolved) => !resolved.is_empty(),
         }
     }
-}
-
-/// The candidates of one service at one site.
-#[derive(Debug, Default)]
-struct Group {
-    /// `None` is this gateway's own site.
-    site: Option<SiteId>,
-    passing: Vec<Candidate>,
-    warning: Vec<Candidate>,
-}
-
-/// The candidates of one service.
-#[derive(Debug, Default)]
-pub(crate) struct Candidates {
-    home: Group,
-    away: Vec<Group>,
-}
-
-/// Whether a candidate may get a request now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-pub(crate) enum Eligibility {
-    /// It may.
-    Fit,
-    /// Only when no other instance is left.
-    Ejected,
-    /// No: it was tried already for this request.
-    Out,
-}
-
-impl Candidates {
-    /// Groups the instances in a discovery entry, without those in maintenance, without a port or excluded by a drain.
-    pub(crate) fn build(
-        entry: &Entry,
-        backend: &Backend,
-        table: &Table,
-        excluded: &Excluded,
-        now: Moment,
-        (instances, names): (&Instances, &Names),
-    ) -> Self {
-        let mut candidates = Self::default();
-        let mut by_gateway = BTreeSet::new();
-        let mut add = |site: Option<SiteId>, endpoint: &Endpoint| {
-            let candidate = Candidate::of(endpoint, instances, names);
-            let group = candidates.group(site);
-            match endpoint.status {
-                CheckStatus::Passing => group.passing.push(candidate),
-                CheckStatus::Warning => group.warning.push(candidate),
-                CheckStatus::Critical => {}
-            }
-        };
-        for endpoint in entry.all() {
-            match place(endpoint, backend, table, excluded, now) {
-                Ok(site) => add(site, endpoint),
-                Err(Why::ByGateway(site)) => drop(by_gateway.insert(site)),
-                Err(_) => {}
-            }
-        }
-        for site in by_gateway {
-            let Some(Way::Gateways(addresses)) = table.ways.get(&site) else { continue };
-            let name = table.snapshot.site(site).map(|it| it.name.as_str()).unwrap_or_default();
-            for address in addresses {
-                add(Some(site), &gateway(&backend.registered, name, *address));
-            }
-        }
-        candidates
-    }
-
-    fn group(&mut self, site: Option<SiteId>) -> &mut Group {
-        if site.is_none() {
-            return &mut self.home;
-        }
-        let at = self.away.iter().position(|group| group.site == site).unwrap_or_else(|| {
-            self.away.push(Group { site, ..Group::default() });
-            self.away.len() - 1
-        });
-        &mut self.away[at]
-    }
-
-    /// Picks an instance. `away` orders the other sites and is called only when the home site has no instance left;
-    /// `draw` returns a random number below its argument.
-    pub(crate) fn pick(
-        &self,
-        eligibility: impl Fn(&Candidate) -> Eligibility,
-        away: impl FnOnce() -> Vec<SiteId>,
-        mut draw: impl FnMut(u32) -> u32,
-    ) -> Option<&Candidate> {
-        let usable = |wanted: Eligibility| {
-            let eligibility = &eligibility;
-            move |it: &Candidate| it.addressable() && eligibility(it) <= wanted
-        };
-        let fit = usable(Eligibility::Fit);
-        if let Some(found) = self.home.pick(&fit, &mut draw) {
-            return Some(found);
-        }
-        let order = if self.away.is_empty() { Vec::new() } else { away() };
-        let away = |site: &SiteId| self.away.iter().find(|group| group.site == Some(*site));
-        let groups: Vec<&Group> = std::iter::once(&self.home).chain(order.iter().filter_map(away)).collect();
-        let panic = usable(Eligibility::Ejected);
-        let first = groups.iter().find_map(|group| group.pick(&fit, &mut draw));
-        first.or_else(|| groups.iter().find_map(|group| group.pick(&panic, &mut draw)))
-    }
-}
-
-impl Group {
-    fn pick(
-        &self,
-        usable: &impl Fn(&Candidate) -> bool,
-        draw: &mut impl FnMut(u32) -> u32,
-    ) -> Option<&Candidate> {
-        less_loaded(&self.passing, usable, draw).or_else(|| less_loaded(&self.warning, usable, draw))
-    }
-}
-
-/// The less loaded, relative to its weight, of two usable candidates drawn by weight. The first drawn when both are
-/// equally loaded, so that idle instances get their shares.
-fn less_loaded<'a>(
-    all: &'a [Candidate],
-    usable: &impl Fn(&Candidate) -> bool,
-    draw: &mut impl FnMut(u32) -> u32,
-) -> Option<&'a Candidate> {
-    let mut usable: Vec<&Candidate> = all.iter().filter(|it| usable(it)).collect();
-    if usable.len() < 2 {
-        return usable.pop();
-    }
-    let one = usable.swap_remove(at_share(&usable, draw(total(&usable))));
-    let two = usable[at_share(&usable, draw(total(&usable)))];
-    let load = |it: &Candidate| it.instance.in_flight() as u64;
-    let (left, right) = (load(one) * u64::from(two.weight), load(two) * u64::from(one.weight));
-    Some(if left <= right { one } else { two })
-}
-
-fn total(candidates: &[&Candidate]) -> u32 {
-    candidates.iter().fold(0u32, |sum, it| sum.saturating_add(it.weight))
-}
-
-fn at_share(candidates: &[&Candidate], mut drawn: u32) -> usize {
-    for (at, candidate) in candidates.iter().enumerate() {
-        if drawn < candidate.weight {
-            return at;
-        }
-        drawn -= candidate.weight;
-    }
-    candidates.len() - 1
 }
 
 /// Why an instance in the registry may not be picked at all.
@@ -339,20 +187,6 @@ fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<
     }
 }
 
-/// The sites other than the home site in the order of failover, as steering ranks them for a client at the home site.
-/// Sites that steering does not rank for this service follow by distance.
-pub(crate) fn failover_order(
-    snapshot: &Snapshot,
-    backend: &Backend,
-    home: Option<SiteId>,
-    board: &store::board::Board,
-    now: Moment,
-) -> Vec<SiteId> {
-    let mut order = Vec::new();
-    order_sites(&mut order, (snapshot, home), backend, board, now);
-    order
-}
-
 /// As [`failover_order`], into a list that is used again.
 pub(crate) fn order_sites(
     order: &mut Vec<SiteId>,
@@ -374,7 +208,3 @@ pub(crate) fn order_sites(
     }
     order.retain(|site| Some(*site) != home && backend.sites.contains(site));
 }
-
-#[cfg(test)]
-#[path = "balance_tests.rs"]
-mod tests;

@@ -53,7 +53,13 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
     }
     worker.close_idle(GRACE);
     if tokio::time::timeout(shared.config.shutdown_deadline, worker.all_closed()).await.is_err() {
-        tracing::warn!(worker = number, "requests still in flight at the deadline are cut off");
+        let (connections, requests) = (worker.open_connections(), shared.instances.in_flight());
+        tracing::warn!(
+            worker = number,
+            connections,
+            requests,
+            "requests still in flight at the deadline are cut off"
+        );
     }
     Ok(())
 }

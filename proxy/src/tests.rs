@@ -11,6 +11,7 @@ mod http;
 mod instances;
 mod listeners;
 mod names;
+mod policies;
 mod refusals;
 mod retry;
 mod routing;

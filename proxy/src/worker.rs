@@ -208,6 +208,11 @@ impl Worker {
         OpenConnection(Rc::clone(self))
     }
 
+    /// Client connections that are open.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.open_connections.get()
+    }
+
     /// Waits until every client connection is closed.
     pub(crate) async fn all_closed(&self) {
         while self.open_connections.get() > 0 {

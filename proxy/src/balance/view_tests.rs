@@ -13,7 +13,7 @@ use store::{
 
 use super::*;
 use crate::{
-    balance::{failover_order, settings::Policy},
+    balance::{order_sites, settings::Policy},
     health::Dials,
     instance::Instance,
     testing::{drain, endpoint, name, snapshot, sources},
@@ -120,7 +120,10 @@ impl World {
     }
 
     fn away(&self) -> Vec<SiteId> {
-        failover_order(&self.table.snapshot, self.web(), self.table.home, self.handle.board(), self.now)
+        let mut sites = Vec::new();
+        let here = (&self.table.snapshot, self.table.home);
+        order_sites(&mut sites, (&*here.0, here.1), self.web(), self.handle.board(), self.now);
+        sites
     }
 
     pub(in crate::balance) fn pass(&mut self, time: Duration) {

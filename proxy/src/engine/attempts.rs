@@ -20,6 +20,7 @@ use crate::{
         retry::{FailedAttempt, NoRetry, Retry, RetryPolicy, may_retry},
         view::PickContext,
     },
+    failures::Failed,
     health::Outcome as Is,
     http1::{BodyLength, Fields},
     instance::Instance,
@@ -48,7 +49,7 @@ pub(crate) async fn forward(
             worker.metrics().responded(response.status);
             let (done, broken) = exchange.relay(response, text, in_use).await;
             if let Some(broken) = &broken {
-                broke_off(worker, &mut attempts, broken, &instance);
+                broke_off(worker, &mut attempts, broken, (plan, &instance));
             }
             if let Some(Broken::Cut) = broken {
                 log_cut(exchange.client, plan, &instance);
@@ -75,26 +76,43 @@ pub(crate) async fn forward(
     done
 }
 
-/// Reports a response whose body was not passed on to its end.
-fn broke_off(worker: &Worker, attempts: &mut Attempts, broken: &Broken, instance: &Arc<Instance>) {
-    let outcome = match broken {
-        Broken::Source(error) if error.kind() == ErrorKind::TimedOut => Is::BodyStalled,
-        Broken::Short | Broken::Source(_) | Broken::Chunk(_) | Broken::Large => Is::BodyCut,
-        Broken::Sink(error) if error.kind() == ErrorKind::TimedOut => Is::ClientSlow,
-        Broken::Sink(_) => Is::ClientGone,
-        Broken::Cut => Is::Excluded,
-    };
-    match outcome {
-        Is::BodyStalled | Is::BodyCut => {
-            worker.metrics().short_answers.increment();
-            let stalled = outcome == Is::BodyStalled;
-            worker.count_failure(if stalled { Reason::AnswerStalled } else { Reason::AnswerCut });
+/// Reports a response whose body was not passed on to its end, and says why in the log.
+fn broke_off(
+    worker: &Worker,
+    attempts: &mut Attempts,
+    broken: &Broken,
+    (plan, instance): (&Plan, &Arc<Instance>),
+) {
+    let (outcome, reason) = match broken {
+        Broken::Source(error) if error.kind() == ErrorKind::TimedOut => {
+            (Is::BodyStalled, Some(Reason::AnswerStalled))
         }
-        Is::ClientSlow => worker.count_failure(Reason::ClientNotReading),
-        Is::ClientGone => worker.count_failure(Reason::ClientGone),
-        _ => {}
+        Broken::Short | Broken::Source(_) | Broken::Chunk(_) | Broken::Large => {
+            (Is::BodyCut, Some(Reason::AnswerCut))
+        }
+        Broken::Sink(error) if error.kind() == ErrorKind::TimedOut => {
+            (Is::ClientSlow, Some(Reason::ClientNotReading))
+        }
+        Broken::Sink(_) => (Is::ClientGone, Some(Reason::ClientGone)),
+        Broken::Cut => (Is::Excluded, None),
+        // The route's own time was over; the instance may be as fast as it can.
+        Broken::Over => (Is::ClientSlow, Some(Reason::TotalTimeout)),
+    };
+    if matches!(outcome, Is::BodyStalled | Is::BodyCut) {
+        worker.metrics().short_answers.increment();
     }
-    worker.count(attempts.report(instance, outcome, None, worker.shared.handle.now()));
+    let now = worker.shared.handle.now();
+    if let Some(reason) = reason {
+        worker.count_failure(reason);
+        if reason.status() >= 500 {
+            let (service, id) = (plan.service(), plan.asked.id.as_bytes());
+            let words = broken.words();
+            let failed =
+                Failed { reason, service, instance: &instance.endpoint.id, words: &words, request_id: id };
+            worker.shared.failures.log(&failed, now);
+        }
+    }
+    worker.count(attempts.report(instance, outcome, None, now));
 }
 
 /// Tries one instance after the other. The error is `None` when there was none to try.

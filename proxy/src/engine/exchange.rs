@@ -270,7 +270,9 @@ impl<'a> Exchange<'a> {
         self.upload.look_ahead(&mut self.client.input).map_err(|broken| match broken {
             Broken::Chunk(error) => Failure::ClientChunk(error),
             Broken::Large => Failure::ClientLarge,
-            Broken::Short | Broken::Source(_) | Broken::Sink(_) | Broken::Cut => Failure::ClientShort,
+            Broken::Short | Broken::Source(_) | Broken::Sink(_) | Broken::Cut | Broken::Over => {
+                Failure::ClientShort
+            }
         })
     }
 
@@ -430,7 +432,7 @@ impl<'a> Exchange<'a> {
                     self.asked = Instant::now();
                 }
             }
-            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut)) => self.refused = true,
+            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over)) => self.refused = true,
             Poll::Ready(Err(Broken::Short | Broken::Source(_))) => return Err(Failure::ClientShort),
             Poll::Ready(Err(Broken::Chunk(error))) => return Err(Failure::ClientChunk(error)),
             Poll::Ready(Err(Broken::Large)) => return Err(Failure::ClientLarge),
@@ -721,8 +723,12 @@ impl<'a> Exchange<'a> {
         }
         loop {
             patience.note(download, Instant::now());
-            self.timer.set(patience.ends());
+            let ends = patience.ends();
+            self.timer.set(self.times.total.map_or(ends, |total| total.min(ends)));
             ready!(self.timer.poll(cx));
+            if self.times.total.is_some_and(|it| Instant::now() >= it) {
+                return Poll::Ready(Err(Broken::Over));
+            }
             let late = || io::Error::from(ErrorKind::TimedOut);
             match patience.over(Instant::now()) {
                 Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),

@@ -6,6 +6,7 @@
 //! came: the data of all chunks at hand becomes one chunk of ours.
 
 use std::{
+    borrow::Cow,
     io::{self, IoSlice},
     task::{Context, Poll, ready},
 };
@@ -54,6 +55,22 @@ pub(crate) enum Broken {
     Sink(io::Error),
     /// A drain of the instance has waited long enough.
     Cut,
+    /// The time of the request as a whole is over.
+    Over,
+}
+
+impl Broken {
+    /// What exactly happened, for the log.
+    pub(crate) fn words(&self) -> Cow<'static, str> {
+        match self {
+            Self::Short => "the connection ended before the body was complete".into(),
+            Self::Source(error) | Self::Sink(error) => error.to_string().into(),
+            Self::Chunk(error) => error.as_str().into(),
+            Self::Large => "the body is larger than allowed".into(),
+            Self::Cut => "the instance is drained".into(),
+            Self::Over => "the request took longer than it may".into(),
+        }
+    }
 }
 
 /// What a pump waits for.

@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// One requested change.
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind, and none is kept")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Writes the document. A service without a UUID keeps the one it has, or gets the one that follows from its name

@@ -1,0 +1,269 @@
+//! What routes change, answer and limit.
+
+use std::time::Duration;
+
+use store::model::{
+    DirectResponse, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, Route, RouteLimits,
+    RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade, UrlRewrite, Weight,
+};
+use tokio::io::AsyncWriteExt;
+
+use super::{
+    instances::{Instance, read_head},
+    world::{World, alone},
+};
+use crate::testing::{name, sources};
+
+fn plain() -> Route {
+    let to = vec![RouteTarget { service: name("web"), weight: Weight(100) }];
+    let paths = vec![PathMatch::Prefix("/".into())];
+    Route { paths, ..Route::new(name("web"), vec!["web.example.com".parse().unwrap()], to) }
+}
+
+/// A gateway with this route of `web.example.com` only.
+async fn with(route: Route, instances: &[&Instance]) -> World {
+    let sources = Sources { routes: vec![route], ..sources() };
+    let web: Vec<_> = instances.iter().map(|it| it.endpoint.clone()).collect();
+    World::start_with(alone(|_| {}), sources, &web).await
+}
+
+fn field(name: &str, value: &str) -> HeaderField {
+    HeaderField { name: name.parse().unwrap(), value: value.parse().unwrap() }
+}
+
+#[tokio::test]
+async fn paths_and_hosts_are_rewritten() {
+    let web = Instance::new("web-1").await;
+    for (path, rewrite, sent, expected) in [
+        (
+            PathMatch::Prefix("/api".into()),
+            PathRewrite::Prefix { replace_prefix_match: "/v2".into() },
+            "/api/%61/x?q=1",
+            "/v2/a/x?q=1",
+        ),
+        (
+            PathMatch::Pattern("/u/{id}".parse().unwrap()),
+            PathRewrite::Full { replace_full_path: "/users/{id}/profile".into() },
+            "/u/7",
+            "/users/7/profile",
+        ),
+    ] {
+        let url_rewrite =
+            UrlRewrite { hostname: Some("inside.example.com".parse().unwrap()), path: Some(rewrite) };
+        let route = Route { paths: vec![path], url_rewrite: Some(Box::new(url_rewrite)), ..plain() };
+        let world = with(route, &[&web]).await;
+        assert_eq!(world.get(sent).await.0, 200);
+        let head = web.last().head;
+        assert_eq!(head.uri, expected);
+        assert_eq!(head.headers["host"], "inside.example.com");
+        assert_eq!(head.headers["x-forwarded-host"], "web.example.com");
+    }
+}
+
+#[tokio::test]
+async fn header_fields_are_changed_in_both_directions() {
+    let web = Instance::new("web-1").await;
+    let changes = |what: &str| HeaderModifier {
+        set: vec![field("X-Set", what)],
+        add: vec![field("X-Add", what)],
+        remove: vec!["X-Gone".parse().unwrap(), "Date".parse().unwrap()],
+    };
+    let route = Route {
+        request_header_modifier: Some(Box::new(changes("asked"))),
+        response_header_modifier: Some(Box::new(changes("answered"))),
+        ..plain()
+    };
+    let world = with(route, &[&web]).await;
+    let answer = world
+        .client()
+        .await
+        .ask("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-Set: 1\r\nX-Add: 1\r\nX-Gone: 1\r\n\r\n")
+        .await;
+    assert_eq!((answer.field("x-set"), answer.field("x-add")), (Some("answered"), Some("answered")));
+    let head = web.last().head;
+    let all =
+        |name: &str| head.headers.get_all(name).iter().map(|it| it.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!((all("x-set"), all("x-add"), all("x-gone")), (vec!["asked"], vec!["1", "asked"], vec![]));
+}
+
+#[tokio::test]
+async fn a_route_answers_by_itself() {
+    let direct = DirectResponse { status: 418, content_type: "text/x-pot".into(), body: "short".into() };
+    let route = Route { to: vec![], direct_response: Some(Box::new(direct)), ..plain() };
+    let world = with(route, &[]).await;
+    let mut client = world.client().await;
+    for _ in 0..2 {
+        let answer = client.get("web.example.com", "/").await;
+        assert_eq!((answer.status, answer.field("content-type")), (418, Some("text/x-pot")));
+        assert_eq!(answer.text(), "short");
+    }
+    let head = client.ask("HEAD / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    assert_eq!((head.status, head.field("content-length")), (418, Some("5")));
+}
+
+#[tokio::test]
+async fn a_route_redirects() {
+    let redirect = store::model::RequestRedirect {
+        scheme: Some(Scheme::Https),
+        hostname: None,
+        port: None,
+        path: None,
+        status_code: 301,
+    };
+    let route = Route {
+        to: vec![],
+        scheme: Some(Scheme::Http),
+        request_redirect: Some(Box::new(redirect)),
+        ..plain()
+    };
+    let world = with(route, &[]).await;
+    let answer = world.client().await.get("web.example.com", "/a/../b?c=d").await;
+    assert_eq!((answer.status, answer.field("location")), (301, Some("https://web.example.com/b?c=d")));
+}
+
+#[tokio::test]
+async fn a_listener_redirects_to_https() {
+    let web = Instance::new("web-1").await;
+    let mut config = alone(|_| {});
+    config.listeners[0].redirect_to_https = Some(8443);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let answer = world.client().await.get("web.example.com", "/b?c=d").await;
+    assert_eq!((answer.status, answer.field("location")), (301, Some("https://web.example.com:8443/b?c=d")));
+    let post = world
+        .client()
+        .await
+        .ask("POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert_eq!(post.status, 308);
+    assert_eq!(world.client().await.get("127.0.0.1", "/readyz").await.status, 200, "balancers are answered");
+}
+
+#[tokio::test]
+async fn a_client_stays_with_its_share() {
+    let (web, shop) = (Instance::new("web").await, Instance::new("shop").await);
+    let to = ["web", "shop"].map(|it| RouteTarget { service: name(it), weight: Weight(50) }).to_vec();
+    let persistence =
+        SessionPersistence::Cookie { session_name: "canary".parse().unwrap(), absolute_timeout: None };
+    let route = Route { to, session_persistence: Some(Box::new(persistence)), ..plain() };
+    let world = with(route, &[&web]).await;
+    world.discover("shop", &[store::engine::Endpoint { service: "shop".into(), ..shop.endpoint.clone() }]);
+    let (mut first, mut kept) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let mut client = world.client().await;
+        let answer = client.get("web.example.com", "/").await;
+        let cookie = answer.field("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        for _ in 0..3 {
+            let again = client
+                .ask(&format!("GET / HTTP/1.1\r\nHost: web.example.com\r\nCookie: {cookie}\r\n\r\n"))
+                .await;
+            assert_eq!(again.field("set-cookie"), None);
+            kept.push(again.text() == answer.text());
+        }
+        first.push(answer.text());
+    }
+    assert!(kept.iter().all(|it| *it), "every client stays");
+    assert!(first.iter().any(|it| it == "web") && first.iter().any(|it| it == "shop"), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_route_has_times_of_its_own() {
+    let (web, _heard) = super::instances::silent("web-1").await;
+    let short = Some(Span(Duration::from_millis(50)));
+    let of = |timeouts: Timeouts| Route { timeouts: Some(Box::new(timeouts)), ..plain() };
+    for (timeouts, words) in [
+        (Timeouts { first_byte: short, ..Timeouts::default() }, "it did not answer in time"),
+        (Timeouts { backend_request: short, ..Timeouts::default() }, "no attempt was answered in time"),
+        (Timeouts { request: short, ..Timeouts::default() }, "the request took longer than it may in all"),
+    ] {
+        let world = with(of(timeouts), &[&web]).await;
+        let answer = world.client().await.get("web.example.com", "/").await;
+        assert_eq!(answer.status, 504);
+        assert!(answer.text().contains(words), "{}", answer.text());
+        assert!(world.proxy.status().instances.iter().all(|it| !it.down && !it.ejected));
+    }
+}
+
+#[tokio::test]
+async fn a_route_repeats_what_it_says() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            let _ = stream.write_all(b"HTTP/1.1 521 Down\r\nContent-Length: 3\r\n\r\nbad").await;
+        }
+    };
+    let (bad, good) = (Instance::scripted("bad", serve).await, Instance::new("good").await);
+    let retry = Retry { codes: vec!["520-529".parse().unwrap()], ..Retry::default() };
+    let world = with(Route { retry: Some(Box::new(retry)), ..plain() }, &[&bad, &good]).await;
+    for _ in 0..20 {
+        assert_eq!(world.get("/").await, (200, "good".into()));
+    }
+    let world = with(plain(), &[&bad]).await;
+    assert_eq!(world.get("/").await, (521, "bad".into()), "without a wish it is passed on");
+}
+
+#[tokio::test]
+async fn a_route_limits_bodies_and_protocols() {
+    let web = Instance::new("web-1").await;
+    let route = Route {
+        limits: Some(Box::new(RouteLimits { request_body: Some(Size(10)) })),
+        upgrade: Upgrade::None,
+        ..plain()
+    };
+    let world = with(route, &[&web]).await;
+    let post = |length: usize| {
+        let body = "x".repeat(length);
+        format!("POST /echo HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    assert_eq!(world.client().await.ask(&post(10)).await.status, 200);
+    assert_eq!(world.client().await.ask(&post(11)).await.status, 413);
+    let upgrade =
+        "GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(world.client().await.ask(upgrade).await.status, 200);
+    assert_eq!(web.last().head.headers.get("upgrade"), None);
+}
+
+#[tokio::test]
+async fn the_case_of_names_is_kept_where_a_route_asks_for_it() {
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let seen = std::sync::Arc::clone(&heard);
+    let serve = move |mut stream: tokio::net::TcpStream, _| {
+        let seen = std::sync::Arc::clone(&seen);
+        async move {
+            *seen.lock().unwrap() = read_head(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX-Odd-CASE: 1\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    for keeps in [true, false] {
+        let world = with(Route { preserve_header_case: keeps, ..plain() }, &[&web]).await;
+        let mut client = world.client().await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-My-NAME: 1\r\nConnection: close\r\n\r\n")
+            .await;
+        let mut said = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut client.stream, &mut said).await.unwrap();
+        assert_eq!(heard.lock().unwrap().contains("X-My-NAME: 1\r\n"), keeps);
+        assert_eq!(said.contains("X-Odd-CASE: 1\r\n"), keeps, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn requests_have_ids() {
+    let web = Instance::new("web-1").await;
+    let world = World::of(&[&web]).await;
+    let answer = world
+        .client()
+        .await
+        .ask("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-Request-Id: mine\r\n\r\n")
+        .await;
+    let id = answer.field("x-request-id").unwrap().to_owned();
+    assert!(id != "mine" && web.last().head.headers["x-request-id"] == id.as_str());
+    let mut config = alone(|_| {});
+    config.listeners[0].trusted_networks = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+    let trusting = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let answer = trusting
+        .client()
+        .await
+        .ask("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-Request-Id: mine\r\n\r\n")
+        .await;
+    assert_eq!(answer.field("x-request-id"), Some("mine"));
+}
