@@ -114,6 +114,13 @@ pub(super) struct List {
     pub(super) rules: Vec<Rule>,
 }
 
+impl List {
+    /// Of how many segments its key is.
+    fn depth(&self) -> usize {
+        self.key.matches('/').count()
+    }
+}
+
 impl Index {
     /// The route for a request.
     pub(crate) fn find<'i>(&'i self, request: &impl Request) -> Option<Matched<'i>> {
@@ -148,7 +155,7 @@ impl Index {
     }
 
     /// Adds a route under each of its hosts and paths.
-    pub(super) fn add(&mut self, route: &Arc<CompiledRoute>) {
+    pub(crate) fn add(&mut self, route: &Arc<CompiledRoute>) {
         self.change(route, |host| {
             for (at, path) in route.document.paths.iter().enumerate() {
                 host.add(path, Rule::new(route, at));
@@ -157,7 +164,7 @@ impl Index {
     }
 
     /// Takes a route out that was added.
-    pub(super) fn take(&mut self, route: &Arc<CompiledRoute>) {
+    pub(crate) fn take(&mut self, route: &Arc<CompiledRoute>) {
         self.change(route, |host| {
             for path in &route.document.paths {
                 host.take(path, route);
@@ -215,7 +222,8 @@ fn host_hash(name: &str) -> u64 {
 /// The hash of a pattern, or of a path read with the parameters of one.
 fn pattern_hash<'s>(segments: impl Iterator<Item = Option<&'s str>>) -> u64 {
     let mut hasher = FxHasher::default();
-    segments.for_each(|segment| segment.hash(&mut hasher));
+    let count = segments.map(|segment| segment.hash(&mut hasher)).count();
+    count.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -326,7 +334,7 @@ impl Host {
                 let key = list.key.strip_prefix('/').unwrap_or(&list.key).split('/');
                 let same =
                     |(it, segment): (&str, Option<&str>)| segment.map_or(it == "{}", |text| it == text);
-                list.way == Way::Pattern && key.zip(blanked()).all(same)
+                list.way == Way::Pattern && list.depth() == shape.segments && key.zip(blanked()).all(same)
             };
             if full { self.lists.get(pattern_hash(blanked()), is).map(|list| &**list) } else { None }
         })
