@@ -1,8 +1,9 @@
 //! Certificates from files for the listeners that offer TLS. They are read again while the listeners serve.
 //!
-//! The certificates that clients show are in [`clients`].
+//! The certificates that clients show are in [`clients`], those that the gateway shows in [`gateway`].
 
 pub mod clients;
+pub mod gateway;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 

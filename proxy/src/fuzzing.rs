@@ -7,9 +7,11 @@
 
 mod http1;
 mod proxy_header;
+mod routing;
 
 pub use http1::{Head, http1_request, http1_response};
 pub use proxy_header::proxy_header;
+pub use routing::{Routing, request_target, rewrite, routing};
 
 #[cfg(test)]
 mod tests;

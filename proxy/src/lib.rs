@@ -93,6 +93,8 @@ use crate::{
     shared::Shared,
 };
 
+/// How often it is looked whether a table from before can be freed.
+const FREE_AFTER: Duration = Duration::from_secs(1);
 /// How long readiness waits for the first reading of discovery after the first snapshot.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a receipt is tried again when it could not be queued or its instance is still in use.
@@ -270,7 +272,8 @@ async fn shutdown(shared: &Shared, entrance: &Entrance) {
     std::future::pending::<()>().await;
 }
 
-fn follow_snapshot(shared: &Shared) -> Option<()> {
+/// Publishes the table of the newest snapshot; the table before it, which workers may still hold.
+fn follow_snapshot(shared: &Shared) -> Option<Arc<Table>> {
     let snapshot = shared.handle.snapshot()?;
     let before = shared.table.load_full();
     let table = match &before {
@@ -280,23 +283,30 @@ fn follow_snapshot(shared: &Shared) -> Option<()> {
             Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.handle)
         }
     };
-    if !before.is_some_and(|before| before.has_backends_of(&table)) {
+    if !before.as_ref().is_some_and(|before| before.has_backends_of(&table)) {
         shared.following.set(table.in_use());
     }
     shared.table.store(Some(Arc::new(table)));
-    Some(())
+    before
 }
 
 async fn follow_snapshots(shared: &Shared) {
     let mut snapshots = shared.handle.snapshots();
     let mut gateways = shared.handle.gateways();
+    // Freeing a large configuration takes long, and its last holder would do it between two requests.
+    let mut retired = Vec::new();
     loop {
         snapshots.borrow_and_update();
         gateways.borrow_and_update();
-        let _ = follow_snapshot(shared);
-        let changed = tokio::select! {
-            changed = snapshots.changed() => changed,
-            changed = gateways.changed() => changed,
+        retired.extend(follow_snapshot(shared));
+        let changed = loop {
+            tokio::select! {
+                changed = snapshots.changed() => break changed,
+                changed = gateways.changed() => break changed,
+                () = tokio::time::sleep(FREE_AFTER), if !retired.is_empty() => {
+                    retired.retain(|table| Arc::strong_count(table) > 1);
+                }
+            }
         };
         if changed.is_err() {
             return;

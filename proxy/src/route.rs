@@ -16,6 +16,8 @@ mod compiled;
 mod conditions;
 mod explain;
 mod index;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod linear;
 mod request;
 mod rewrite;
 mod sharing;
@@ -28,6 +30,7 @@ pub(crate) use backend::{Backend, Way};
 pub(crate) use compiled::{Changes, CompiledRoute, Matched, Mirror};
 pub(crate) use conditions::Unmet;
 pub(crate) use explain::{Explanation, Lost};
+pub(crate) use index::Index;
 pub(crate) use request::Request;
 pub(crate) use rewrite::{FieldChanges, NewPath, PathChange, PathTooLong, Redirect, parameters};
 pub(crate) use split::{NewSession, Split, session_key, stable_hash};

@@ -7,6 +7,7 @@ mod discovery;
 mod drain;
 mod ending;
 mod faults;
+mod hostile;
 mod http;
 mod instances;
 mod listeners;

@@ -29,7 +29,12 @@ enum Transports {
 
 impl Listens {
     fn field(&self) -> String {
-        self.index.map_or_else(|| self.key.to_owned(), |index| format!("{}[{index}]", self.key))
+        match self.index {
+            None => self.key.to_owned(),
+            // Its items are maps.
+            Some(index) if self.key == "proxy.listeners" => format!("{}[{index}].address", self.key),
+            Some(index) => format!("{}[{index}]", self.key),
+        }
     }
 
     /// True if both can be bound at the same time.
@@ -41,15 +46,14 @@ impl Listens {
         if apart || one.port() != two.port() || one.port() == 0 {
             return true;
         }
-        // The gateway's listeners share a port among themselves.
-        let may_overlap = self.key == "proxy.listen" && other.key == self.key;
-        !(one.ip() == two.ip() || (!may_overlap && (self.covers(two.ip()) || other.covers(one.ip()))))
+        !(one.ip() == two.ip() || self.covers(two.ip()) || other.covers(one.ip()))
     }
 
     /// True if it is a wildcard that includes this address.
     fn covers(&self, ip: IpAddr) -> bool {
         // `[::]` includes IPv4, except for listeners that ask for IPv6 only.
-        let ipv6_only = self.key.starts_with("dns.") || matches!(self.key, "store.dns" | "proxy.listen");
+        let ipv6_only =
+            self.key == "store.dns" || ["dns.", "proxy."].iter().any(|role| self.key.starts_with(role));
         match self.address.ip() {
             IpAddr::V4(own) => own.is_unspecified() && ip.is_ipv4(),
             IpAddr::V6(own) => own == Ipv6Addr::UNSPECIFIED && (ip.is_ipv6() || !ipv6_only),
@@ -87,6 +91,9 @@ pub fn listened(config: &Config) -> Vec<Listens> {
     }
     if let Some(proxy) = &config.proxy {
         several("proxy.listen", &proxy.listen, Tcp);
+        several("proxy.tls_listen", &proxy.tls_listen, Tcp);
+        let own: Vec<_> = proxy.listeners.iter().map(|it| it.address).collect();
+        several("proxy.listeners", &own, Tcp);
     }
     all.extend(one("control.listen", config.control.as_ref().map(|it| it.listen), Tcp));
     all.extend(one("telemetry.listen", config.telemetry.listen, Tcp));
@@ -151,7 +158,13 @@ mod tests {
             ("http = \"127.0.0.1:8580\"", "127.0.0.1:53", "0.0.0.0:80", "127.0.0.1:81", "control.listen"),
             ("http = \"127.0.0.1:1\"", "127.0.0.1:53", "127.0.0.1:80", "127.0.0.2:80", ""),
             ("http = \"127.0.0.1:1\"", "0.0.0.0:53\", \"[::]:53", "127.0.0.1:0", "127.0.0.1:0", ""),
-            ("http = \"127.0.0.1:1\"", "127.0.0.1:53", "0.0.0.0:80\", \"127.0.0.1:80", "127.0.0.1:81", ""),
+            (
+                "http = \"127.0.0.1:1\"",
+                "127.0.0.1:53",
+                "0.0.0.0:80\", \"127.0.0.1:80",
+                "127.0.0.1:81",
+                "proxy.listen[1]",
+            ),
         ] {
             let said = said(&format!(
                 "[store]\nengine = \"embedded\"\n{store}\n[dns]\nlisten = [\"{dns}\"]\n[proxy]\ncluster = \"c\"\n\
@@ -160,6 +173,22 @@ mod tests {
             assert_eq!(said.lines().count(), usize::from(!clash.is_empty()), "{clash}: {said}");
             assert!(said.contains(clash), "{clash}: {said}");
         }
+    }
+
+    #[test]
+    fn the_gateways_listeners_are_compared_with_each_other() {
+        let proxy = |listeners: &str| {
+            let said =
+                said(&format!("[store]\nengine = \"embedded\"\n[proxy]\ncluster = \"c\"\n{listeners}"));
+            said.lines()
+                .filter(|it| !it.contains("certificate"))
+                .map(|it| format!("{it}\n"))
+                .collect::<String>()
+        };
+        let clash = proxy("listen = [\"127.0.0.1:80\"]\n[[proxy.listeners]]\naddress = \"127.0.0.1:80\"\n");
+        let expected = "node.toml:10: proxy.listeners[0].address: 127.0.0.1:80 is already the address of proxy.listen[0]";
+        assert!(clash.starts_with(expected), "{clash}");
+        assert_eq!(proxy("listen = [\"0.0.0.0:80\"]\n[[proxy.listeners]]\naddress = \"[::]:80\"\n"), "");
     }
 
     #[test]

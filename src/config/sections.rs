@@ -14,9 +14,10 @@ use store::{
 use super::{
     dns_role::{dns_section, within},
     guard::{ca_file, guard, must_be_guarded, must_be_intended, token_files, token_to_send},
-    settings::{Config, Control, Embedded, Guard, NodeEngine, Proxy, Store, Telemetry},
+    proxy_role::proxy_section,
+    settings::{Config, Control, Embedded, Guard, NodeEngine, Store, Telemetry},
     sites,
-    values::{MAX, address, addresses, authorities, cpus, name, path, span, url},
+    values::{MAX, address, authorities, name, path, url},
 };
 use crate::telemetry::log;
 
@@ -160,40 +161,6 @@ fn store_section(fields: &Fields<'_>, guard: Option<impl Fn() -> Guard>) -> Opti
         let ca_pem = fields.optional("ca_file", |it| authorities(&it));
         let datacenter = fields.optional("datacenter", |it| it.text(128).map(str::to_owned));
         Some(Store::Consul(consul::Config { url: url?, token, ca_pem, datacenter }))
-    }
-}
-
-fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
-    let cluster = fields.required("cluster", "the name of the cluster it serves", name);
-    let listen = fields.optional("listen", addresses);
-    let limits = fields.get("limits").and_then(|at| at.fields()).map(|fields| limits(&fields));
-    Some(Proxy {
-        cluster: cluster?,
-        listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 8080))]),
-        workers: fields.or("workers", cpus(), |it| it.int(1..=256)),
-        lameduck: fields.or("lameduck", Duration::from_secs(5), span),
-        shutdown_deadline: fields.or("shutdown_deadline", Duration::from_secs(30), span),
-        limits: limits.unwrap_or_default(),
-    })
-}
-
-fn limits(fields: &Fields<'_>) -> proxy::Limits {
-    let defaults = proxy::Limits::default();
-    proxy::Limits {
-        max_connections: fields.or("max_connections", defaults.max_connections, |it| it.int(1..=1_000_000)),
-        max_header_bytes: fields
-            .or("max_header_bytes", defaults.max_header_bytes, |it| it.int(8_192..=1_048_576)),
-        header_timeout: fields.or("header_timeout", defaults.header_timeout, span),
-        connect_timeout: fields.or("connect_timeout", defaults.connect_timeout, span),
-        response_timeout: fields.or("response_timeout", defaults.response_timeout, span),
-        retries: fields.or("retries", defaults.retries, |it| it.int(0..=10)),
-        retry_percent: fields.or("retry_percent", defaults.retry_percent, |it| it.int(0..=100)),
-        idle_per_instance: fields
-            .or("idle_per_instance", defaults.idle_per_instance, |it| it.int(0..=65_536)),
-        idle_for: fields.or("idle_for", defaults.idle_for, span),
-        eject_after: fields.or("eject_after", defaults.eject_after, |it| it.int(1..=100)),
-        eject_for: fields.or("eject_for", defaults.eject_for, span),
-        ..defaults
     }
 }
 

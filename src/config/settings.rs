@@ -16,7 +16,7 @@ use store::{
 };
 
 use crate::{
-    certificate::{CertificateFiles, clients::ClientAuthorities},
+    certificate::{CertificateFiles, clients::ClientAuthorities, gateway::GatewayCertificates},
     reread::FileInUse,
     telemetry::log,
     token_file::TokenFile,
@@ -142,8 +142,16 @@ pub struct Guard {
 pub struct Proxy {
     /// The cluster it serves.
     pub cluster: Name,
-    /// Where it listens.
+    /// Where it accepts HTTP.
     pub listen: Vec<SocketAddr>,
+    /// Where it accepts HTTPS.
+    pub tls_listen: Vec<SocketAddr>,
+    /// Further listeners, which have settings of their own.
+    pub listeners: Vec<proxy::Listener>,
+    /// Whom the listeners without settings of their own believe who the client is.
+    pub trusted_networks: proxy::Networks,
+    /// The certificates, if a listener needs one.
+    pub certificates: Option<GatewayCertificates>,
     /// The number of its threads.
     pub workers: usize,
     /// How long it serves on while `/readyz` fails.
@@ -152,6 +160,17 @@ pub struct Proxy {
     pub shutdown_deadline: Duration,
     /// Its limits.
     pub limits: proxy::Limits,
+}
+
+impl Proxy {
+    /// All listeners: those of both lists, then those with settings of their own.
+    pub fn all_listeners(&self) -> impl Iterator<Item = proxy::Listener> {
+        let trusted = &self.trusted_networks;
+        let trusting = |listener| proxy::Listener { trusted_networks: trusted.clone(), ..listener };
+        let plain = self.listen.iter().copied().map(proxy::Listener::plain);
+        let tls = self.tls_listen.iter().copied().map(proxy::Listener::tls);
+        plain.chain(tls).map(trusting).chain(self.listeners.iter().cloned())
+    }
 }
 
 /// The control role.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dns::registry::{self, Names, Registry};
+use proxy::tls::ServerTls;
 use store::{
     engine::embedded,
     follow::Follower,
@@ -126,7 +127,14 @@ impl Node {
             self.spawn("the DNS server", async move { server.run(ending).await.map_err(Into::into) });
         }
         if let Some(proxy) = &config.proxy {
-            let gateway = proxy::bind(self.gateway_config(config, proxy), handle.clone())?;
+            let shown = ServerTls::default();
+            if let Some(certificates) = &proxy.certificates {
+                let part = certificates.part(shown.clone());
+                // They could be read a moment ago; if that has changed, TLS waits until they can be read again.
+                part.read_now();
+                self.rereads.extend([part]);
+            }
+            let gateway = proxy::bind(self.gateway_config(config, proxy, shown), handle.clone())?;
             let gateway = gateway.dialling(Arc::clone(&self.checks) as _);
             let running = gateway.handle();
             self.sources.push(running.metrics());
@@ -150,13 +158,14 @@ impl Node {
         });
     }
 
-    fn gateway_config(&self, config: &Config, proxy: &config::Proxy) -> proxy::Config {
+    fn gateway_config(&self, config: &Config, proxy: &config::Proxy, tls: ServerTls) -> proxy::Config {
         proxy::Config {
             cluster: proxy.cluster.clone(),
             site: config.site.clone(),
             node: config.node.to_string(),
             boot: self.boot.clone(),
-            listeners: proxy.listen.iter().copied().map(proxy::Listener::plain).collect(),
+            listeners: proxy.all_listeners().collect(),
+            tls,
             workers: proxy.workers,
             lameduck: proxy.lameduck,
             shutdown_deadline: proxy.shutdown_deadline,

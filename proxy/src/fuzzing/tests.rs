@@ -24,3 +24,18 @@ fn answers() {
 fn proxy_headers() {
     seeds("proxy_header", super::proxy_header);
 }
+
+#[test]
+fn targets() {
+    seeds("request_target", super::request_target);
+}
+
+#[test]
+fn rewrites() {
+    seeds("rewrite", super::rewrite);
+}
+
+#[test]
+fn routes() {
+    seeds("routing", super::routing);
+}

@@ -82,7 +82,7 @@ impl Changes {
 
 impl CompiledRoute {
     /// Compiles a document. `number` tells the backends of the services that are this cluster's.
-    pub(super) fn compile(document: Arc<Route>, number: impl Fn(&Name) -> Option<usize>) -> Self {
+    pub(crate) fn compile(document: Arc<Route>, number: impl Fn(&Name) -> Option<usize>) -> Self {
         let conditions = Conditions::compile(&document);
         let regexes = document.paths.iter().map(|path| match path {
             PathMatch::Regex(expression) => expression.whole().ok(),

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     compiled::{Matched, Rule},
     conditions::Unmet,
-    index::{Host, Index},
+    index::{Host, Index, List},
     request::{Request, Segments},
 };
 
@@ -68,7 +68,7 @@ impl Index {
         let mut by: Option<(&Rule, usize)> = None;
         let mut matching = Vec::new();
         for (at, host) in hosts.iter().enumerate() {
-            for rule in host.lists(&path).flat_map(|list| &list.rules) {
+            for rule in host.lists(&path).flat_map(List::rules) {
                 let it = host.matched(rule);
                 if chosen.is_some_and(|chosen| chosen.is(it)) {
                     by = Some((rule, at));

@@ -80,7 +80,7 @@ impl<K: Ord> Counted<K> {
 pub(super) struct Host {
     /// In lower case: exact, `*.` and a suffix, or `*` for any.
     name: Box<str>,
-    lists: SharingMap<Arc<List>>,
+    lists: SharingMap<List>,
     priorities: Counted<i32>,
     exact: u32,
     /// The depths of prefixes, in segments.
@@ -110,8 +110,30 @@ enum Way {
 pub(super) struct List {
     way: Way,
     /// The path, the prefix without a slash at its end, the pattern with `{}` for parameters, or the literal start.
-    key: Box<str>,
-    pub(super) rules: Vec<Rule>,
+    key: Arc<str>,
+    rules: Rules,
+}
+
+/// Nearly all lists are of one rule, which then is where the list is.
+#[derive(Clone, Debug)]
+enum Rules {
+    One(Rule),
+    More(Arc<Vec<Rule>>),
+}
+
+impl List {
+    /// Its rules, the first to be chosen first.
+    pub(super) fn rules(&self) -> &[Rule] {
+        match &self.rules {
+            Rules::One(rule) => std::slice::from_ref(rule),
+            Rules::More(rules) => rules,
+        }
+    }
+
+    /// Of how many segments its key is.
+    fn depth(&self) -> usize {
+        self.key.matches('/').count()
+    }
 }
 
 impl Index {
@@ -148,7 +170,7 @@ impl Index {
     }
 
     /// Adds a route under each of its hosts and paths.
-    pub(super) fn add(&mut self, route: &Arc<CompiledRoute>) {
+    pub(crate) fn add(&mut self, route: &Arc<CompiledRoute>) {
         self.change(route, |host| {
             for (at, path) in route.document.paths.iter().enumerate() {
                 host.add(path, Rule::new(route, at));
@@ -157,7 +179,7 @@ impl Index {
     }
 
     /// Takes a route out that was added.
-    pub(super) fn take(&mut self, route: &Arc<CompiledRoute>) {
+    pub(crate) fn take(&mut self, route: &Arc<CompiledRoute>) {
         self.change(route, |host| {
             for path in &route.document.paths {
                 host.take(path, route);
@@ -215,7 +237,8 @@ fn host_hash(name: &str) -> u64 {
 /// The hash of a pattern, or of a path read with the parameters of one.
 fn pattern_hash<'s>(segments: impl Iterator<Item = Option<&'s str>>) -> u64 {
     let mut hasher = FxHasher::default();
-    segments.for_each(|segment| segment.hash(&mut hasher));
+    let count = segments.map(|segment| segment.hash(&mut hasher)).count();
+    count.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -254,7 +277,7 @@ impl Host {
             best.is_some_and(|it| it.rank.priority == highest && it.rank.path > next)
         };
         let consider = |best: &mut Option<&'i Rule>, list: &'i List| {
-            for rule in &list.rules {
+            for rule in list.rules() {
                 if best.is_some_and(|best| best.beats(rule)) {
                     break;
                 }
@@ -322,18 +345,18 @@ impl Host {
             };
             let full =
                 shape.parameters.iter().all(|at| path.prefix(at + 1).len() > path.prefix(*at).len() + 1);
-            let is = |list: &Arc<List>| {
+            let is = |list: &List| {
                 let key = list.key.strip_prefix('/').unwrap_or(&list.key).split('/');
                 let same =
                     |(it, segment): (&str, Option<&str>)| segment.map_or(it == "{}", |text| it == text);
-                list.way == Way::Pattern && key.zip(blanked()).all(same)
+                list.way == Way::Pattern && list.depth() == shape.segments && key.zip(blanked()).all(same)
             };
-            if full { self.lists.get(pattern_hash(blanked()), is).map(|list| &**list) } else { None }
+            if full { self.lists.get(pattern_hash(blanked()), is) } else { None }
         })
     }
 
     fn list<'h>(&'h self, way: Way, key: &str) -> Option<&'h List> {
-        self.lists.get(hash_of((way, key)), |list| list.way == way && *list.key == *key).map(|list| &**list)
+        self.lists.get(hash_of((way, key)), |list| list.way == way && *list.key == *key)
     }
 
     fn add(&mut self, path: &PathMatch, rule: Rule) {
@@ -341,12 +364,17 @@ impl Host {
         self.priorities.add(rule.rank.priority);
         place.count(self, true);
         let (hash, is) = (place.hash(path), place.is());
+        let new = |rules| List { way: place.way, key: Arc::clone(&place.key), rules };
         self.lists.change(hash, is, |list| {
-            let mut list = list.unwrap_or_else(|| Arc::new(place.list()));
-            let rules = &mut Arc::make_mut(&mut list).rules;
-            let at = rules.partition_point(|it| it.order() < rule.order());
-            rules.insert(at, rule);
-            Some(list)
+            let mut rules = match list.map(|list| list.rules) {
+                None => return Some(new(Rules::One(rule))),
+                Some(Rules::One(other)) => Arc::new(vec![other]),
+                Some(Rules::More(rules)) => rules,
+            };
+            let sorted = Arc::make_mut(&mut rules);
+            let at = sorted.partition_point(|it| it.order() < rule.order());
+            sorted.insert(at, rule);
+            Some(new(Rules::More(rules)))
         });
     }
 
@@ -356,12 +384,17 @@ impl Host {
         let (hash, is) = (place.hash(path), place.is());
         let mut taken = 0;
         self.lists.change(hash, is, |list| {
-            let mut list = list?;
-            let rules = &mut Arc::make_mut(&mut list).rules;
-            let before = rules.len();
-            rules.retain(|rule| rule.route.name() != route.name());
-            taken = before - rules.len();
-            (!rules.is_empty()).then_some(list)
+            let List { way, key, rules } = list?;
+            let mut rules = match rules {
+                Rules::One(rule) => Arc::new(vec![rule]),
+                Rules::More(rules) => rules,
+            };
+            let left = Arc::make_mut(&mut rules);
+            let before = left.len();
+            left.retain(|rule| rule.route.name() != route.name());
+            taken = before - left.len();
+            let rules = if left.len() > 1 { Rules::More(rules) } else { Rules::One(left.pop()?) };
+            Some(List { way, key, rules })
         });
         for _ in 0..taken {
             self.priorities.take(&route.document.priority);
@@ -373,7 +406,7 @@ impl Host {
 /// Where the list of a path is.
 struct Place {
     way: Way,
-    key: Box<str>,
+    key: Arc<str>,
 }
 
 impl Place {
@@ -403,12 +436,8 @@ impl Place {
         }
     }
 
-    fn is(&self) -> impl Fn(&Arc<List>) -> bool {
+    fn is(&self) -> impl Fn(&List) -> bool {
         |list| list.way == self.way && list.key == self.key
-    }
-
-    fn list(&self) -> List {
-        List { way: self.way, key: self.key.clone(), rules: Vec::new() }
     }
 
     fn count(&self, host: &mut Host, more: bool) {

@@ -46,7 +46,7 @@ pub(crate) enum PathChange {
 
 impl PathChange {
     /// Prepares a rewrite; `None` if its expression does not compile, which documents cannot have.
-    pub(super) fn compile(rewrite: &PathRewrite) -> Option<Self> {
+    pub(crate) fn compile(rewrite: &PathRewrite) -> Option<Self> {
         Some(match rewrite {
             PathRewrite::Prefix { replace_prefix_match } => {
                 Self::Prefix(replace_prefix_match.trim_end_matches('/').into())

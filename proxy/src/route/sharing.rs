@@ -13,27 +13,32 @@ const LEAF: usize = 16;
 /// Bits of the hash that choose a child.
 const BITS: u32 = 6;
 
+/// How many children a branch has room for.
+const CHILDREN: usize = 1 << BITS;
+
 /// A map from hashes to values that know their own keys.
 #[derive(Clone, Debug)]
 pub(super) struct SharingMap<V> {
-    root: Arc<Node<V>>,
+    root: Node<V>,
     len: usize,
 }
 
+/// The kind stands beside the pointer, and children have fixed places, so that a look-up reads one line of memory a level.
 #[derive(Clone, Debug)]
 enum Node<V> {
-    Leaf(Vec<(u64, V)>),
-    Branch {
-        /// Which children there are.
-        bitmap: u64,
-        /// Those that are there, in the order of their bits.
-        children: Vec<Arc<Self>>,
-    },
+    Leaf(Arc<Vec<(u64, V)>>),
+    Branch(Arc<[Option<Self>; CHILDREN]>),
+}
+
+impl<V> Node<V> {
+    fn empty() -> Self {
+        Self::Leaf(Arc::new(Vec::new()))
+    }
 }
 
 impl<V> Default for SharingMap<V> {
     fn default() -> Self {
-        Self { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
+        Self { root: Node::empty(), len: 0 }
     }
 }
 
@@ -46,19 +51,15 @@ impl<V> SharingMap<V> {
     /// The value with this hash that `is` recognises.
     #[inline]
     pub(super) fn get(&self, hash: u64, is: impl Fn(&V) -> bool) -> Option<&V> {
-        let (mut node, mut bits) = (&*self.root, hash);
+        let (mut node, mut bits) = (&self.root, hash);
         loop {
             match node {
                 Node::Leaf(entries) => {
                     let found = entries.iter().find(|(at, value)| *at == hash && is(value));
                     return found.map(|(_, value)| value);
                 }
-                Node::Branch { bitmap, children } => {
-                    let bit = 1 << (bits & 63);
-                    if bitmap & bit == 0 {
-                        return None;
-                    }
-                    node = &**children.get(below(*bitmap, bit))?;
+                Node::Branch(children) => {
+                    node = children[place(bits, 0)].as_ref()?;
                     bits >>= BITS;
                 }
             }
@@ -67,12 +68,12 @@ impl<V> SharingMap<V> {
 
     /// Every value, in no order.
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        let mut nodes = vec![&*self.root];
+        let mut nodes = vec![&self.root];
         std::iter::from_fn(move || {
             loop {
                 match nodes.pop()? {
                     Node::Leaf(entries) => return Some(entries.iter().map(|(_, value)| value)),
-                    Node::Branch { children, .. } => nodes.extend(children.iter().map(|it| &**it)),
+                    Node::Branch(children) => nodes.extend(children.iter().flatten()),
                 }
             }
         })
@@ -93,45 +94,41 @@ impl<V: Clone> SharingMap<V> {
     }
 }
 
-/// Where the child of a bit is among those that are there.
-const fn below(bitmap: u64, bit: u64) -> usize {
-    (bitmap & (bit - 1)).count_ones() as usize
+/// Which child has the entries of a hash, below so many bits of it.
+const fn place(hash: u64, shift: u32) -> usize {
+    (hash >> shift) as usize % CHILDREN
 }
 
 /// Changes a value below a node; whether it was there before, and whether it is there afterwards.
 fn change_in<V: Clone>(
-    node: &mut Arc<Node<V>>,
+    node: &mut Node<V>,
     (hash, shift): (u64, u32),
     is: &impl Fn(&V) -> bool,
     change: impl FnOnce(Option<V>) -> Option<V>,
 ) -> (bool, bool) {
-    let node = Arc::make_mut(node);
-    let there = match node {
-        Node::Leaf(entries) => change_leaf(entries, hash, is, change),
-        Node::Branch { bitmap, children } => {
-            let bit = 1_u64 << ((hash >> shift) & 63);
-            let at = below(*bitmap, bit);
-            if *bitmap & bit == 0 {
-                children.insert(at, Arc::new(Node::Leaf(Vec::new())));
-                *bitmap |= bit;
-            }
-            let there = change_in(&mut children[at], (hash, shift + BITS), is, change);
-            if matches!(&*children[at], Node::Leaf(entries) if entries.is_empty()) {
-                children.remove(at);
-                *bitmap &= !bit;
+    match node {
+        Node::Leaf(entries) => {
+            let entries = Arc::make_mut(entries);
+            let there = change_leaf(entries, hash, is, change);
+            if let Some(parts) = part(entries, shift) {
+                *node = parts;
             }
             there
         }
-    };
-    match node {
-        Node::Branch { children, .. } => match children.as_slice() {
-            [] => *node = Node::Leaf(Vec::new()),
-            [only] if matches!(**only, Node::Leaf(_)) => *node = Node::clone(only),
-            _ => {}
-        },
-        Node::Leaf(_) => part(node, shift),
+        Node::Branch(children) => {
+            let children = Arc::make_mut(children);
+            let slot = &mut children[place(hash, shift)];
+            let child = slot.get_or_insert_with(Node::empty);
+            let there = change_in(child, (hash, shift + BITS), is, change);
+            if matches!(child, Node::Leaf(entries) if entries.is_empty()) {
+                *slot = None;
+            }
+            if !there.1 {
+                join(node);
+            }
+            there
+        }
     }
-    there
 }
 
 fn change_leaf<V>(
@@ -149,23 +146,29 @@ fn change_leaf<V>(
     (there, is_there)
 }
 
-/// Makes branches of a leaf that is too full, unless no bits of the hash are left to part its entries by.
-fn part<V>(node: &mut Node<V>, shift: u32) {
-    let Node::Leaf(entries) = node else { return };
+/// A branch instead of entries that are too many for a leaf, unless no bits of the hash are left to part them by.
+fn part<V>(entries: &mut Vec<(u64, V)>, shift: u32) -> Option<Node<V>> {
     if entries.len() <= LEAF || shift >= u64::BITS {
-        return;
+        return None;
     }
-    let mut parts = std::collections::BTreeMap::<u64, Vec<(u64, V)>>::new();
-    for entry in entries.drain(..) {
-        parts.entry((entry.0 >> shift) & 63).or_default().push(entry);
+    let mut parts: [Vec<(u64, V)>; CHILDREN] = std::array::from_fn(|_| Vec::new());
+    entries.drain(..).for_each(|entry| parts[place(entry.0, shift)].push(entry));
+    let child = |mut entries: Vec<(u64, V)>| match part(&mut entries, shift + BITS) {
+        Some(branch) => Some(branch),
+        None => (!entries.is_empty()).then(|| Node::Leaf(Arc::new(entries))),
+    };
+    Some(Node::Branch(Arc::new(parts.map(child))))
+}
+
+/// A branch of one leaf, or of nothing, becomes a leaf.
+fn join<V: Clone>(node: &mut Node<V>) {
+    let Node::Branch(children) = node else { return };
+    let mut there = children.iter().flatten();
+    match (there.next(), there.next()) {
+        (None, _) => *node = Node::empty(),
+        (Some(Node::Leaf(only)), None) => *node = Node::Leaf(Arc::clone(only)),
+        _ => {}
     }
-    let bitmap = parts.keys().fold(0, |bitmap, bit| bitmap | 1 << bit);
-    let children = parts.into_values().map(|part_of_it| {
-        let mut child = Node::Leaf(part_of_it);
-        part(&mut child, shift + BITS);
-        Arc::new(child)
-    });
-    *node = Node::Branch { bitmap, children: children.collect() };
 }
 
 #[cfg(test)]
@@ -237,6 +240,6 @@ mod tests {
         for key in 0..1000 {
             set(&mut map, key * 4 + 3, None);
         }
-        assert!(matches!(&*map.root, Node::Leaf(entries) if entries.is_empty()));
+        assert!(matches!(&map.root, Node::Leaf(entries) if entries.is_empty()));
     }
 }

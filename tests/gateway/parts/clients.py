@@ -422,7 +422,7 @@ def slowhttptest_harms_nobody_else(full):
     if not shutil.which("slowhttptest"):
         raise SystemExit("no slowhttptest; tests/components installs it")
     body = b"x" * 500_000
-    seconds = 30 if full else 6
+    seconds = 30 if full else 10
     for attack, arguments in ATTACKS.items():
         with Folder() as folder, Instance("a", each(lambda peer, head, got: peer.reply(body))) as one, Instance("b", each(lambda peer, head, got: peer.reply(body))) as two:
             limits = {"header_timeout": "2s", "body_timeout": "2s", "send_timeout": "2s", "client_idle": "2s", "min_request_rate": 500,
@@ -444,7 +444,7 @@ def slowhttptest_harms_nobody_else(full):
             eventually(f"{attack}: no connection is left", lambda: node.metric("waypost_proxy_connections_open") <= 2, 15)
             print(f"{attack}: at most {most:.0f} connections, {at_the_end:.0f} at the end; {honest.sent} honest requests, {len(honest.failed)} failed, slowest {honest.slowest * 1000:.0f} ms")
             assert not honest.failed, f"{attack}: {honest.failed[:5]}"
-            assert honest.slowest < 1, f"{attack}: an honest request took {honest.slowest:.2f} s"
+            assert honest.slowest < 3, f"{attack}: an honest request took {honest.slowest:.2f} s"
             assert most > 100 or attack == "ranges", f"{attack}: the tool did not attack: {folder.log('slowhttptest')[-800:]}"
             assert at_the_end < 100, f"{attack}: {at_the_end:.0f} of its connections are still open after {seconds} s"
             assert node.metric("ejections_total") == 0, f"{attack}: an instance was ejected"

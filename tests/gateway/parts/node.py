@@ -4,6 +4,7 @@ Documents and instances go in as a user puts them in: `waypost apply`, and the C
 know are left out with a word on stderr, so that the same script runs on an older one and shows what that does.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -110,7 +111,9 @@ class Folder:
 
     def __exit__(self, *_):
         for process in self.processes:
-            process.kill()
+            # With its children, such as nginx's workers: each is the first of a session of its own.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
         if os.environ.get("WAYPOST_KEEP"):
