@@ -37,6 +37,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         lameduck: Duration::ZERO,
         shutdown_deadline: Duration::from_secs(1),
         limits: Limits::default(),
+        tls: proxy::tls::ServerTls::default(),
     };
     let (handle, publisher) = handle::channel(Clock::default(), Duration::from_secs(3_600));
     let running = proxy::bind(config, handle)?.run();

@@ -12,10 +12,8 @@
 //! drains.
 
 pub(crate) mod attempts;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod circuit;
 pub(crate) mod dials;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod explain;
 pub(crate) mod lineup;
 pub(crate) mod picker;

@@ -160,7 +160,6 @@ impl Instances {
     }
 
     /// Calls `each` for every instance that is in use, in no order.
-    #[allow(dead_code, reason = "used by the engine, which comes next")]
     pub(crate) fn for_each(&self, each: impl FnMut(&Arc<Instance>)) {
         // Gathered first: dropping the last holder of an instance under the lock would be a surprise.
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,17 +12,19 @@
 //!                                               ^________ retry on another _____|
 //! ```
 
-#[allow(dead_code, reason = "used by the engine, which comes next")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the access log, circuits, explanations and TLS with instances are there and not all used yet"
+)]
+
 mod accept;
-#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod access_log;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod answers;
 mod balance;
 mod config;
 mod cookies;
 mod engine;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod escape;
 mod excluded;
 mod failures;
@@ -31,12 +33,9 @@ mod forwarded;
 #[doc(hidden)]
 pub mod fuzzing;
 mod happy_eyeballs;
-#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod health;
-#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 mod http1;
 mod instance;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod listen;
 mod metrics;
 mod proxy_protocol;
@@ -44,7 +43,6 @@ mod receipts;
 mod request_id;
 mod resolve;
 mod retry_budget;
-#[allow(dead_code, unused_imports, reason = "rewrites and the rest are used by the engine, which comes next")]
 mod route;
 mod serve;
 mod shared;
@@ -54,7 +52,6 @@ mod termination;
 mod testing;
 #[cfg(test)]
 mod tests;
-#[allow(dead_code, unused_imports, reason = "used by the engine, which comes next")]
 pub mod tls;
 mod via;
 mod worker;

@@ -74,7 +74,6 @@ impl Metrics {
     }
 
     /// Counts a request that was not served well.
-    #[allow(dead_code, reason = "used by the engine, which comes next")]
     pub(crate) fn failed(&self, reason: Reason) {
         self.failures[reason.index()].increment();
     }

@@ -121,8 +121,8 @@ impl World {
 
     fn away(&self) -> Vec<SiteId> {
         let mut sites = Vec::new();
-        let here = (&self.table.snapshot, self.table.home);
-        order_sites(&mut sites, (&*here.0, here.1), self.web(), self.handle.board(), self.now);
+        let here = (&*self.table.snapshot, self.table.home);
+        order_sites(&mut sites, here, self.web(), self.handle.board(), self.now);
         sites
     }
 

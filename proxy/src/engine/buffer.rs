@@ -47,10 +47,12 @@ impl Buffers {
 
     /// An empty buffer that holds at least this many octets.
     pub(crate) fn holding(&self, octets: usize) -> Buffer {
-        match octets {
-            ..=SMALL => self.small(),
-            ..=LARGE => self.large(),
-            _ => Buffer::over(vec![0; octets].into_boxed_slice()),
+        if octets <= SMALL {
+            self.small()
+        } else if octets <= LARGE {
+            self.large()
+        } else {
+            Buffer::over(vec![0; octets].into_boxed_slice())
         }
     }
 

@@ -197,13 +197,13 @@ pub(crate) fn plan(worker: &Worker, client: &Client, line: &RequestLine, fields:
         id: taken.and_then(RequestId::taken).unwrap_or_else(|| worker.next_id()),
     };
     if let Err(error) = body {
-        return request.refuse_head(error);
+        return *request.refuse_head(error);
     }
-    request.plan(worker, client).unwrap_or_else(|step| step)
+    request.plan(worker, client).unwrap_or_else(|step| *step)
 }
 
 impl<'a> Request<'a> {
-    fn plan(&mut self, worker: &Worker, client: &Client) -> Result<Step, Step> {
+    fn plan(&mut self, worker: &Worker, client: &Client) -> Result<Step, Box<Step>> {
         self.expectation()?;
         let method = str::from_utf8(self.line.method.get(self.octets)).unwrap_or_default();
         let target = Target::read(method, self.line.target.get(self.octets)).map_err(|it| self.refuse(it))?;
@@ -238,7 +238,7 @@ impl<'a> Request<'a> {
             _ => NewPath { start: Cow::Borrowed(target.forwarded()), rest: "" },
         };
         let mut text = worker.buffers.text();
-        let upgrades = self.upgrades(&found.route);
+        let upgrades = self.upgrades(found.route);
         write_head(
             self,
             &mut text,
@@ -246,7 +246,7 @@ impl<'a> Request<'a> {
             authority,
             (hops + 1, max_forwards),
             (worker, client),
-            (&found.route, upgrades),
+            (found.route, upgrades),
         );
         let plan = Plan {
             asked: self.asked(),
@@ -279,23 +279,23 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn fail(&self, reason: Reason, words: &'static str) -> Step {
+    fn fail(&self, reason: Reason, words: &'static str) -> Box<Step> {
         self.fail_with(reason, words.into())
     }
 
-    fn fail_with(&self, reason: Reason, words: Cow<'static, str>) -> Step {
-        Step::Fail(self.asked(), reason, words)
+    fn fail_with(&self, reason: Reason, words: Cow<'static, str>) -> Box<Step> {
+        Box::new(Step::Fail(self.asked(), reason, words))
     }
 
-    fn refuse(&self, refusal: target::Refusal) -> Step {
+    fn refuse(&self, refusal: target::Refusal) -> Box<Step> {
         self.fail_with(reason(refusal.status()), refusal.to_string().into())
     }
 
-    fn refuse_head(&self, error: HeadError) -> Step {
+    fn refuse_head(&self, error: HeadError) -> Box<Step> {
         self.fail(reason(error.status()), error.as_str())
     }
 
-    fn expectation(&mut self) -> Result<(), Step> {
+    fn expectation(&mut self) -> Result<(), Box<Step>> {
         for field in self.fields.all(FieldId::Expect) {
             if !field.value.get(self.octets).eq_ignore_ascii_case(b"100-continue") {
                 return Err(self.fail(Reason::ExpectationFailed, ""));
@@ -306,7 +306,7 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
-    fn authority(&self) -> Result<Option<Authority<'a>>, Step> {
+    fn authority(&self) -> Result<Option<Authority<'a>>, Box<Step>> {
         if self.fields.has_several(FieldId::Host) {
             return Err(self.fail(Reason::BadRequest, "more than one Host"));
         }
@@ -337,7 +337,7 @@ impl<'a> Request<'a> {
         client: &Client,
         target: &Target<'_>,
         authority: Option<&Authority<'_>>,
-    ) -> Result<(), Step> {
+    ) -> Result<(), Box<Step>> {
         let listener = &worker.shared.config.listeners[client.listener];
         let (Some(port), Some(authority)) = (listener.redirect_to_https, authority) else { return Ok(()) };
         if self.origin.scheme == Scheme::Https {
@@ -354,7 +354,7 @@ impl<'a> Request<'a> {
         }
         // 308 keeps the method; clients of old know 301 alone.
         let status = if matches!(self.line.known, Method::Get | Method::Head) { 301 } else { 308 };
-        Err(Step::Redirect(self.asked(), status, url))
+        Err(Box::new(Step::Redirect(self.asked(), status, url)))
     }
 
     /// Answers what the route answers by itself.
@@ -363,9 +363,9 @@ impl<'a> Request<'a> {
         found: &Matched<'_>,
         target: &Target<'_>,
         authority: Option<&Authority<'_>>,
-    ) -> Result<(), Step> {
+    ) -> Result<(), Box<Step>> {
         if found.route.document.direct_response.is_some() {
-            return Err(Step::Direct(self.asked(), Arc::clone(found.route)));
+            return Err(Box::new(Step::Direct(self.asked(), Arc::clone(found.route))));
         }
         let Some(redirect) = found.route.changes.as_ref().and_then(|it| it.redirect.as_ref()) else {
             return Ok(());
@@ -377,11 +377,15 @@ impl<'a> Request<'a> {
         let location = redirect
             .location(found.path(), target, authority, https)
             .map_err(|error| self.fail_with(Reason::UriTooLong, error.to_string().into()))?;
-        Err(Step::Redirect(self.asked(), redirect.status, location))
+        Err(Box::new(Step::Redirect(self.asked(), redirect.status, location)))
     }
 
     /// The service that the request goes to, and the cookie that keeps the client there.
-    fn split(&self, found: &Matched<'_>, routed: &Routed<'_>) -> Result<(usize, Option<Box<str>>), Step> {
+    fn split(
+        &self,
+        found: &Matched<'_>,
+        routed: &Routed<'_>,
+    ) -> Result<(usize, Option<Box<str>>), Box<Step>> {
         let split = &found.route.split;
         let (mut key, mut cookie) = (None, None);
         if let Some(persistence) = found.route.document.session_persistence.as_deref() {
@@ -424,7 +428,7 @@ impl<'a> Request<'a> {
     }
 
     /// The value that the field `Max-Forwards` is sent on with, if it is another than the client's (RFC 9110 §7.6.2).
-    fn max_forwards(&self) -> Result<Option<u32>, Step> {
+    fn max_forwards(&self) -> Result<Option<u32>, Box<Step>> {
         if !self.fields.has(FieldId::MaxForwards) {
             return Ok(None);
         }
@@ -433,7 +437,7 @@ impl<'a> Request<'a> {
             MaxForwards::Ignored => Ok(None),
             MaxForwards::Forward(left) => Ok(Some(left)),
             MaxForwards::Answer if self.line.known == Method::Options => {
-                Err(Step::Text(self.asked(), 200, "this gateway is the last recipient"))
+                Err(Box::new(Step::Text(self.asked(), 200, "this gateway is the last recipient")))
             }
             MaxForwards::Answer => Err(self.fail(Reason::MethodNotServed, "")),
             MaxForwards::Malformed => Err(self.fail(Reason::BadRequest, "Max-Forwards is not one number")),

@@ -17,7 +17,6 @@ use crate::{
 };
 
 /// Writes the head for the instance.
-#[expect(clippy::too_many_arguments, reason = "the parts of one head")]
 pub(super) fn write_head(
     request: &Request<'_>,
     text: &mut Vec<u8>,
@@ -115,7 +114,8 @@ impl Request<'_> {
         }));
         // Only a URL as target has another host than the field; the copy is rare.
         let url_host = matches!(self.line.form, Form::Absolute { .. }).then(|| text[host].to_vec());
-        let host = url_host.as_deref().or(self.fields.value(FieldId::Host, self.octets)).unwrap_or_default();
+        let host =
+            url_host.as_deref().or_else(|| self.fields.value(FieldId::Host, self.octets)).unwrap_or_default();
         let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
         client.hop.append_to(text, &self.origin, host, self.fields.has(FieldId::Forwarded), lines);
         field(text, b"x-request-id", self.id.as_bytes());

@@ -109,7 +109,7 @@ fn corpus() -> Vec<Case> {
 fn unescape(text: &str, into: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
-        into.extend(rest[..at].as_bytes());
+        into.extend(&rest.as_bytes()[..at]);
         rest = &rest[at + 1..];
         let (word, after) = rest.split_at(1);
         rest = after;
@@ -353,7 +353,7 @@ fn is_met(predicate: &str, text: &str, seen: &Seen) -> bool {
         }
         "no-head-line" => !lines.iter().any(|line| line.eq_ignore_ascii_case(&wanted)),
         "lacks" => {
-            !contains(&seen.head, &wanted) && !(text.contains(' ') && contains(&seen.trailers, &wanted))
+            !(contains(&seen.head, &wanted) || text.contains(' ') && contains(&seen.trailers, &wanted))
         }
         _ => panic!("no predicate {predicate}"),
     }
