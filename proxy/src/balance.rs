@@ -14,8 +14,6 @@
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod attempts;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
-pub(crate) mod circuit;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod dials;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod explain;
@@ -26,11 +24,11 @@ pub(crate) mod picker;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod retry;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
-pub(crate) mod settings;
-#[allow(dead_code, reason = "used by the engine, which comes next")]
 mod sites;
 #[allow(dead_code, reason = "used by the engine, which comes next")]
 pub(crate) mod view;
+
+pub(crate) use crate::service::settings;
 
 use std::{
     collections::BTreeSet,

@@ -50,7 +50,12 @@ impl World {
         let (handle, _) = handle::channel(Clock::default(), std::time::Duration::from_secs(60));
         let mut sources = sources();
         change(&mut sources);
-        let table = Table::compile(snapshot(sources), (&name("main"), &name("s1")), &[8080], &handle);
+        let table = Table::compile(
+            snapshot(sources),
+            (&name("main"), &name("s1")),
+            &[8080],
+            &crate::testing::own(&handle),
+        );
         Self { table, handle, instances: Instances::default(), drains: Drains::default() }
     }
 
