@@ -12,15 +12,15 @@
 //! drains.
 
 pub(crate) mod attempts;
-pub(crate) mod circuit;
 pub(crate) mod dials;
 pub(crate) mod explain;
 pub(crate) mod lineup;
 pub(crate) mod picker;
 pub(crate) mod retry;
-pub(crate) mod settings;
 mod sites;
 pub(crate) mod view;
+
+pub(crate) use crate::service::settings;
 
 use std::{
     collections::BTreeSet,

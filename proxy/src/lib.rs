@@ -45,6 +45,7 @@ mod resolve;
 mod retry_budget;
 mod route;
 mod serve;
+mod service;
 mod shared;
 mod target;
 mod termination;
@@ -96,6 +97,8 @@ const FREE_AFTER: Duration = Duration::from_secs(1);
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a receipt is tried again when it could not be queued or its instance is still in use.
 const RECEIPT_RETRY: Duration = Duration::from_millis(500);
+/// How often the files of TLS with instances are looked at.
+const REREAD_TLS: Duration = Duration::from_secs(5);
 
 /// A gateway that listens and does not serve yet; [`Proxy::run`] serves.
 #[derive(Debug)]
@@ -208,6 +211,7 @@ impl Proxy {
                 send_receipts(&shared),
                 termination::watch(&shared),
                 dial_instances(&shared.handle, &shared.instances, self.dialer),
+                reread_tls(&shared),
                 shared.names.keep_resolved(),
                 shared.names.report_unresolved(|names| shared.handle.cannot_resolve(names)),
             )
@@ -274,10 +278,10 @@ fn follow_snapshot(shared: &Shared) -> Option<Arc<Table>> {
     let snapshot = shared.handle.snapshot()?;
     let before = shared.table.load_full();
     let table = match &before {
-        Some(before) => before.after(snapshot, &shared.ports(), &shared.handle),
+        Some(before) => before.after(snapshot, &shared.ports(), &shared.own()),
         None => {
             let (cluster, site) = (&shared.config.cluster, &shared.config.site);
-            Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.handle)
+            Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.own())
         }
     };
     if !before.as_ref().is_some_and(|before| before.has_backends_of(&table)) {
@@ -285,6 +289,17 @@ fn follow_snapshot(shared: &Shared) -> Option<Arc<Table>> {
     }
     shared.table.store(Some(Arc::new(table)));
     before
+}
+
+/// Reads the files of TLS with instances again when they change.
+async fn reread_tls(shared: &Arc<Shared>) {
+    loop {
+        tokio::time::sleep(REREAD_TLS).await;
+        let shared = Arc::clone(shared);
+        if let Err(error) = tokio::task::spawn_blocking(move || shared.tls.reread()).await {
+            tracing::error!(%error, "the files of TLS with instances could not be looked at");
+        }
+    }
 }
 
 async fn follow_snapshots(shared: &Shared) {

@@ -26,7 +26,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use backend::{Backend, Way};
+pub(crate) use backend::{Backend, Own, Way};
 pub(crate) use compiled::{Changes, CompiledRoute, Matched, Mirror};
 pub(crate) use conditions::Unmet;
 pub(crate) use explain::{Explanation, Lost};

@@ -36,6 +36,10 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
         vital::task("the gateway's follower of drains", async move { worker.upstream.follow_drains().await })
     });
     tokio::task::spawn_local({
+        let worker = own(&worker);
+        vital::task("the gateway's follower of crowds", async move { worker.upstream.follow_crowds().await })
+    });
+    tokio::task::spawn_local({
         let wheel = Rc::clone(&worker.wheel);
         vital::task("the gateway's time limits", async move { wheel.drive().await })
     });

@@ -20,14 +20,15 @@ use tokio::sync::{Notify, watch};
 use crate::{
     accept::Places,
     answers::Answers,
-    balance::{retry::RetryPolicy, settings::Settings},
+    balance::retry::RetryPolicy,
     config::Config,
     failures::Failures,
-    health::{Ejection, Rules},
     instance::Instances,
     metrics::Metrics,
     resolve::Names,
-    route::Table,
+    route::{Own, Table},
+    service::connections::Connections,
+    tls,
     via::Via,
 };
 
@@ -51,7 +52,6 @@ pub(crate) struct Shared {
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) settings: Settings,
     /// The texts of the gateway's own answers.
     pub(crate) answers: Answers,
     /// What the log shows of failures.
@@ -61,13 +61,19 @@ pub(crate) struct Shared {
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
     pub(crate) names: Names,
+    /// TLS with the instances of services.
+    pub(crate) tls: tls::Backends,
     pub(crate) phase: watch::Sender<Phase>,
     /// The same, to be read for every request without a lock.
     phase_now: AtomicU8,
     /// Makes the hashes of requests unknown to clients.
     pub(crate) seed: u64,
+    /// How connections to gateways of other sites are made and kept.
+    pub(crate) to_gateways: Connections,
     /// Changes when requests in flight are to be cut.
     pub(crate) cuts: watch::Sender<()>,
+    /// Changes when a request waits for a connection while others of its service are idle.
+    pub(crate) crowded: watch::Sender<()>,
     /// The connections of clients.
     pub(crate) places: Arc<Places>,
     /// Discovery was read for every service in use, or took longer than `DISCOVERY_PATIENCE`.
@@ -86,18 +92,12 @@ impl Shared {
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         let limits = &config.limits;
-        let ejection = Ejection {
-            after: limits.eject_after.into(),
-            base: limits.eject_for,
-            at_most: limits.eject_at_most,
-            ..Ejection::default()
-        };
-        let settings = Settings { rules: Rules { ejection, ..Rules::default() }, ..Settings::default() };
         let retry = Arc::new(RetryPolicy { attempts: limits.retries, ..RetryPolicy::default() });
         let (most, each) = (limits.max_connections, limits.max_connections_per_client);
         Arc::new(Self {
             places: Places::new(most, each, workers, Arc::clone(&metrics)),
             phase_now: AtomicU8::new(0),
+            to_gateways: Connections::with_gateways(&config.limits),
             via: Via::new(&config.node),
             config,
             following: handle.follow_services(),
@@ -107,10 +107,11 @@ impl Shared {
             metrics,
             table: ArcSwapOption::empty(),
             names: Names::default(),
+            tls: tls::Backends::default(),
+            crowded: watch::Sender::new(()),
             phase: watch::Sender::new(Phase::Serving),
             cuts: watch::Sender::new(()),
             seed: fastrand::u64(..),
-            settings,
             answers: Answers::default(),
             failures: Failures::default(),
             retry,
@@ -118,6 +119,11 @@ impl Shared {
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),
             acknowledged: Notify::new(),
         })
+    }
+
+    /// What of it services are compiled with.
+    pub(crate) const fn own(&self) -> Own<'_> {
+        Own { handle: &self.handle, limits: &self.config.limits, tls: &self.tls }
     }
 
     /// The ports it listens at, as many as other sites learn.

@@ -1,8 +1,12 @@
 //! A small world for this crate's tests.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use store::{
+    Handle,
     board::Board,
     drain::{Drain, Phase},
     engine::Endpoint,
@@ -12,6 +16,15 @@ use store::{
 };
 
 pub(crate) use store::testing::name;
+
+use crate::{config::Limits, route::Own, tls};
+
+/// A gateway with the usual limits.
+pub(crate) fn own(handle: &Handle) -> Own<'_> {
+    static LIMITS: LazyLock<Limits> = LazyLock::new(Limits::default);
+    static TLS: LazyLock<tls::Backends> = LazyLock::new(tls::Backends::default);
+    Own { handle, limits: &LIMITS, tls: &TLS }
+}
 
 /// Instance `number` of a service, at 127.0.0.1 port `number`.
 pub(crate) fn endpoint(service: &str, number: u16) -> Endpoint {

@@ -1,5 +1,6 @@
 //! The gateway from outside: real sockets in front of it and behind it, the follower's end in the tests' hands.
 
+mod backends;
 mod balance;
 mod bodies;
 mod client;

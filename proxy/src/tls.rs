@@ -26,7 +26,10 @@ use rustls::{
     version,
 };
 
-pub(crate) use self::{backends::Backends, peer::PeerCertificate};
+pub(crate) use self::{
+    backends::{Backend, Backends},
+    peer::PeerCertificate,
+};
 pub use self::{
     client::{ClientSettings, ClientTls},
     identity::Identity,

@@ -16,7 +16,6 @@ use crate::{
     balance::{
         attempts::Changed,
         picker::{Known, Picked, Picker},
-        settings::Settings,
         view::{NoPick, PickContext},
     },
     config::Limits,
@@ -134,7 +133,6 @@ impl Worker {
         &self,
         table: &Arc<Table>,
         backend: usize,
-        settings: &Settings,
         context: &PickContext<'_>,
     ) -> Result<Picked, NoPick> {
         let obeyed = self.upstream.obeyed();
@@ -146,7 +144,7 @@ impl Worker {
             board: self.shared.handle.board(),
         };
         let order = |addresses: &[IpAddr], port| self.upstream.dial_order(addresses, port);
-        self.picker.borrow_mut().pick(&known, (backend, settings), context, order)
+        self.picker.borrow_mut().pick(&known, backend, context, order)
     }
 
     /// A new request id.

@@ -66,6 +66,10 @@ fn plan(endpoint: &Endpoint, snapshot: &Snapshot) -> Option<Plan> {
     let mut known = false;
     let checked = services.iter().filter(takes).find_map(|service| {
         known = true;
+        // A check does not begin with a PROXY header, so the instance would take none of ours.
+        if service.proxy_protocol.is_some() {
+            return None;
+        }
         let check = snapshot.checks.get(service.check.as_ref()?)?;
         let every = settings::dials_every(service, check);
         Some((every, check))
@@ -82,7 +86,7 @@ mod tests {
     use std::time::Duration;
 
     use store::{
-        model::{Health, Quorum, Span},
+        model::{Health, ProxyProtocol, Quorum, Span},
         testing,
     };
 
@@ -121,6 +125,8 @@ mod tests {
     #[test]
     fn others_are_dialled_by_a_connection_or_not_at_all() {
         assert!(planned(|it| it.check = None, &endpoint("web", 1)).is_some_and(|it| it.check.is_none()));
+        let proxied = planned(|it| it.proxy_protocol = Some(ProxyProtocol::V2), &endpoint("web", 1));
+        assert!(proxied.is_some_and(|it| it.check.is_none()), "a check does not write PROXY headers");
         assert!(planned(|it| it.consul.tags = vec!["v2".into()], &endpoint("web", 1)).is_none());
         assert!(planned(|it| it.name = name("other"), &endpoint("unknown", 1)).is_none());
         let gateway = super::super::gateway("web", "s2", "127.0.0.1:80".parse().unwrap());

@@ -7,7 +7,6 @@ use store::{board::Board, discovery::Entry, model::Moment, snapshot::SiteId};
 
 use super::{
     Backend, Candidate, Excluded, Instances, Names, Table, order_sites,
-    settings::Settings,
     view::{NoPick, PickContext, View},
 };
 use crate::{happy_eyeballs::DialAddresses, instance::InFlight};
@@ -43,7 +42,6 @@ struct Kept {
     table: u64,
     entry: Arc<Entry>,
     drains: u64,
-    settings: Settings,
     view: View,
 }
 
@@ -66,7 +64,7 @@ impl Picker {
     pub(crate) fn pick(
         &mut self,
         known: &Known<'_>,
-        (backend, settings): (usize, &Settings),
+        backend: usize,
         context: &PickContext<'_>,
         order: impl FnOnce(&[std::net::IpAddr], u16) -> Vec<std::net::SocketAddr>,
     ) -> Result<Picked, NoPick> {
@@ -78,7 +76,7 @@ impl Picker {
         }
         let of: &Backend = table.backend(backend).ok_or(NoPick::NoInstance)?;
         let kept = self.kept.get_mut(backend).ok_or(NoPick::NoInstance)?;
-        let view = view(kept, known, (of, settings, self.tables), now);
+        let view = view(kept, known, (of, self.tables), now);
         let away = |sites: &mut Vec<SiteId>| {
             order_sites(sites, (&table.snapshot, table.home), of, known.board, now);
         };
@@ -89,22 +87,20 @@ impl Picker {
     }
 }
 
-/// The view of a backend, built anew if the table, discovery, drains or settings have changed.
+/// The view of a backend, built anew if the table, discovery or drains have changed.
 fn view<'a>(
     kept: &'a mut Option<Kept>,
     known: &Known<'_>,
-    (backend, settings, table): (&Backend, &Settings, u64),
+    (backend, table): (&Backend, u64),
     now: Moment,
 ) -> &'a mut View {
     let entry = backend.slot.load();
     let (excluded, drains) = known.excluded;
-    let current = |it: &Kept| {
-        it.table == table && Arc::ptr_eq(&it.entry, &entry) && it.drains == drains && it.settings == *settings
-    };
+    let current = |it: &Kept| it.table == table && Arc::ptr_eq(&it.entry, &entry) && it.drains == drains;
     let build = || {
         let shared = (&**known.instances, known.names);
-        let view = View::build(&entry, (backend, *settings), known.table, excluded, now, shared);
-        Kept { table, entry: Arc::clone(&entry), drains, settings: *settings, view }
+        let view = View::build(&entry, (backend, backend.settings), known.table, excluded, now, shared);
+        Kept { table, entry: Arc::clone(&entry), drains, view }
     };
     if kept.as_ref().is_some_and(current) {
         &mut kept.get_or_insert_with(build).view

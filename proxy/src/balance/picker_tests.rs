@@ -8,7 +8,10 @@ use super::{
     super::view::tests::{World, instance},
     *,
 };
-use crate::{health::Dials, testing::snapshot};
+use crate::{
+    health::Dials,
+    testing::{own, snapshot},
+};
 
 const BACKEND: &str = "web";
 
@@ -44,7 +47,7 @@ impl Worker {
             .unwrap();
         let context = PickContext { tried: &[], key: None, now: world.now };
         let order = |_: &[IpAddr], _| Vec::new();
-        self.picker.pick(&known, (number, &world.settings), &context, order)
+        self.picker.pick(&known, number, &context, order)
     }
 
     fn picked(&mut self) -> String {
@@ -77,7 +80,8 @@ fn health_is_not_forgotten_when_discovery_or_the_table_changes() {
     worker.discover(&["s1 passing a", "s1 passing b", "s1 passing c"]);
     assert!((0..50).all(|_| worker.picked() != "a"));
     let names = (&crate::testing::name("main"), &crate::testing::name("s1"));
-    let table = Table::compile(snapshot(crate::testing::sources()), names, &[8080], &worker.world.handle);
+    let table =
+        Table::compile(snapshot(crate::testing::sources()), names, &[8080], &own(&worker.world.handle));
     worker.world.table = Arc::new(table);
     assert!((0..50).all(|_| worker.picked() != "a"));
     assert_eq!(worker.world.instance("a").number, number);
@@ -89,7 +93,8 @@ fn a_replaced_table_is_not_kept() {
     worker.picked();
     let before = Arc::downgrade(&worker.world.table);
     let names = (&crate::testing::name("main"), &crate::testing::name("s1"));
-    let table = Table::compile(snapshot(crate::testing::sources()), names, &[8080], &worker.world.handle);
+    let table =
+        Table::compile(snapshot(crate::testing::sources()), names, &[8080], &own(&worker.world.handle));
     worker.world.table = Arc::new(table);
     worker.picked();
     assert!(before.upgrade().is_none());

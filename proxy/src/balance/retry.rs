@@ -186,7 +186,11 @@ fn wanted(outcome: Outcome, policy: &RetryPolicy) -> bool {
             let listed = policy.statuses.iter().any(|range| range.contains(status));
             listed || (matches!(status, 502..=504) && on(RetryOn::GatewayError))
         }
-        Outcome::ClientStalled | Outcome::ClientGone | Outcome::ClientInvalid | Outcome::ClientSlow => false,
+        Outcome::ClientStalled
+        | Outcome::ClientGone
+        | Outcome::ClientInvalid
+        | Outcome::ClientSlow
+        | Outcome::NotAdmitted => false,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     balance::{order_sites, settings::Policy},
     health::Dials,
     instance::Instance,
-    testing::{drain, endpoint, name, snapshot, sources},
+    testing::{drain, endpoint, name, own, snapshot, sources},
 };
 
 /// `site status id`, with the flags `maint`, `portless` and `w<weight>`; `-` is no site.
@@ -68,7 +68,7 @@ impl World {
         let (handle, _) = handle::channel(Clock::default(), Duration::from_secs(60));
         let (mut sources, mut settings) = (sources(), Settings::default());
         change(&mut sources, &mut settings);
-        let table = Table::compile(snapshot(sources), (&name("main"), &name("s1")), &[8080], &handle);
+        let table = Table::compile(snapshot(sources), (&name("main"), &name("s1")), &[8080], &own(&handle));
         let view = View {
             settings,
             home: Group::default(),

@@ -38,7 +38,7 @@ pub(crate) async fn establish(worker: &Rc<Worker>, arrived: Arrived, place: &mut
 fn plain(listener: &Listener, arrived: Arrived, scheme: Scheme) -> Client {
     let trusted = listener.trusted_networks.contain(arrived.peer.ip());
     let hop = Hop::new(arrived.peer, arrived.local.port(), scheme, trusted);
-    Client::new(Stream::Plain(arrived.stream), arrived.peer, hop, arrived.listener)
+    Client::new(Stream::Plain(arrived.stream), (arrived.peer, arrived.local), hop, arrived.listener)
 }
 
 async fn prepare(
@@ -79,7 +79,7 @@ async fn prepare(
         Ok(stream) => {
             let trusted = listener.trusted_networks.contain(peer.ip());
             let hop = Hop::new(peer, local.port(), scheme, trusted);
-            Some(Client::new(Stream::Server(Box::new(stream)), peer, hop, number))
+            Some(Client::new(Stream::Server(Box::new(stream)), (peer, local), hop, number))
         }
         Err(error) => {
             worker.metrics().tls_failures.increment();

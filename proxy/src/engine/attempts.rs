@@ -41,7 +41,10 @@ pub(crate) async fn forward(
     let mut attempts = Attempts::new(plan.target);
     let mut asked_last = String::new();
     let tried = match exchange.look_ahead() {
-        Ok(()) => attempt_in_turn(&mut exchange, &mut attempts, &mut asked_last).await,
+        Ok(()) => match exchange.admit().await {
+            Ok(()) => attempt_in_turn(&mut exchange, &mut attempts, &mut asked_last).await,
+            Err(failure) => Err(Some(failure)),
+        },
         Err(failure) => Err(Some(failure)),
     };
     let done = match tried {
@@ -132,7 +135,7 @@ async fn attempt_in_turn(
     loop {
         worker.assure_lease().await;
         let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
-        let Ok(picked) = worker.pick(&plan.table, plan.backend, &worker.shared.settings, &context) else {
+        let Ok(picked) = worker.pick(&plan.table, plan.backend, &context) else {
             return Err(failed);
         };
         let instance = Arc::clone(picked.in_flight.instance());
@@ -202,10 +205,15 @@ fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) ->
     let (reason, words): (Reason, Cow<'a, str>) = match failure {
         None => (Reason::NoInstance, "".into()),
         Some(Failure::Connect(error)) => match error.kind() {
-            ErrorKind::TimedOut => (Reason::ConnectTimeout, "".into()),
+            ErrorKind::TimedOut => (Reason::ConnectTimeout, words_beyond_kind(error)),
             ErrorKind::ConnectionRefused => (Reason::ConnectRefused, "".into()),
             _ => (Reason::ConnectFailed, error.to_string().into()),
         },
+        Some(Failure::Insecure(error)) => (Reason::TlsToInstance, error.to_string().into()),
+        Some(Failure::Unprepared(why)) => (Reason::TlsToInstance, why.into()),
+        Some(Failure::CircuitOpen) => (Reason::CircuitOpen, "".into()),
+        Some(Failure::QueueFull) => (Reason::QueueFull, "".into()),
+        Some(Failure::QueueLate) => (Reason::QueueTimeout, "".into()),
         Some(Failure::Excluded) => (Reason::NoInstance, "its last instance was drained".into()),
         Some(Failure::Cut) => {
             (Reason::NoInstance, "its instance was drained, and the time for that is over".into())
@@ -227,6 +235,11 @@ fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) ->
         Some(Failure::ClientGone) => (Reason::ClientGone, "".into()),
     };
     Cause { reason, words, service: plan.service(), instance }
+}
+
+/// What an error says that its kind does not.
+fn words_beyond_kind(error: &std::io::Error) -> Cow<'static, str> {
+    error.get_ref().map_or_else(Cow::default, |it| it.to_string().into())
 }
 
 async fn give_up(

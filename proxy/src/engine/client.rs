@@ -36,6 +36,8 @@ pub(crate) struct Client {
     pub(crate) input: Option<Buffer>,
     /// The client's address.
     pub(crate) peer: SocketAddr,
+    /// Where it has connected to.
+    pub(crate) local: SocketAddr,
     /// What its requests have in common about where they come from.
     pub(crate) hop: Hop,
     /// Which of the configuration's listeners it came to.
@@ -69,8 +71,14 @@ pub(crate) enum HeadRead {
 }
 
 impl Client {
-    pub(crate) const fn new(stream: Stream, peer: SocketAddr, hop: Hop, listener: usize) -> Self {
-        Self { stream, input: None, peer, hop, listener, requests: 0, ended: false, scanned: 0 }
+    /// Of a connection between these two addresses, the client's first.
+    pub(crate) const fn new(
+        stream: Stream,
+        (peer, local): (SocketAddr, SocketAddr),
+        hop: Hop,
+        listener: usize,
+    ) -> Self {
+        Self { stream, input: None, peer, local, hop, listener, requests: 0, ended: false, scanned: 0 }
     }
 
     /// Completes when there is something to read, or the connection has ended.

@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,20 +20,27 @@ use tokio::time::Instant;
 use super::{
     answer::{self, Response},
     client::Client,
+    dial::{DialError, of_client},
     patience::{Demand, Patience},
     pool::UpstreamConnection,
     pump::{Broken, Pump, Sink, Source, Waits, release},
+    queue::{self, Bounds, NoTurn},
     request::Plan,
     timer::Timer,
-    upstream::InUse,
+    upstream::{Dial, InUse, Turn},
 };
 use crate::{
-    balance::{attempts::Attempts, picker::Picked, retry::RequestBody},
+    balance::{attempts::Attempts, picker::Picked, retry::RequestBody, stands_for_site},
     config::Limits,
+    happy_eyeballs::DialAddresses,
     health::{self, Sent, active::is_own},
     http1::{
         BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
         read_response,
+    },
+    service::{
+        circuit::{Admitted, Circuit},
+        connections::Connections,
     },
     worker::Worker,
 };
@@ -46,6 +54,16 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(crate) enum Failure {
     /// No connection could be made, so nothing was sent.
     Connect(io::Error),
+    /// A connection was made, and TLS with the instance failed.
+    Insecure(io::Error),
+    /// This gateway has nothing to make TLS with.
+    Unprepared(String),
+    /// The service has as many requests or connections as it may have, and nobody may wait.
+    CircuitOpen,
+    /// As many wait for the service as may.
+    QueueFull,
+    /// It waited for the service for too long.
+    QueueLate,
     /// Nothing was sent: a drain excluded the instance while the connection was made.
     Excluded,
     /// The connection ended before a response.
@@ -93,6 +111,9 @@ impl Failure {
                 Is::DialRefused
             }
             Self::Connect(_) => Is::DialTimedOut,
+            Self::Insecure(_) => Is::DialInsecure,
+            Self::Unprepared(_) => Is::DialUnable,
+            Self::CircuitOpen | Self::QueueFull | Self::QueueLate => Is::NotAdmitted,
             Self::Excluded | Self::Cut => Is::Excluded,
             Self::Lost { reused: true, .. } => Is::IdleEnded,
             Self::Lost { reused: false, .. } => Is::Reset(sent),
@@ -162,6 +183,8 @@ pub(crate) struct Exchange<'a> {
     times: Times,
     /// When this attempt must be over.
     try_ends: Option<Instant>,
+    /// Its place among the requests of its service, where these are limited.
+    admitted: Option<Admitted>,
 }
 
 /// How long a request may take, by its route and the gateway.
@@ -240,20 +263,18 @@ impl<'a> Exchange<'a> {
                 (Source::Chunked(Box::new(decoder)), Sink::Chunked { trailers: true })
             }
         };
-        let client_sends =
-            Demand { silent: limits.body_timeout, rate: limits.min_request_rate, grace: limits.rate_grace };
-        let instance_takes = Demand { silent: limits.response_timeout, rate: 0, grace: limits.rate_grace };
         Self {
             upload: Pump::new(text, source, sink).keep(limits.request_buffer).allow(plan.body_limit(limits)),
             uploaded: false,
             refused: false,
             held: (plan.expects && client.input.is_none()).then_some(now),
             interim: 0,
-            patience: Patience::new(client_sends, instance_takes, now),
+            patience: upload_patience(limits, now),
             asked: now,
             ended: None,
             times: Times::of(plan, limits, now),
             try_ends: None,
+            admitted: None,
             worker,
             client,
             plan,
@@ -323,19 +344,7 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn attempt(&mut self, picked: Picked, fresh: bool) -> Result<Outcome, Failure> {
         let Picked { addresses, in_flight } = picked;
         let mut in_use = InUse::new(&self.worker.upstream, in_flight);
-        let surely = !self.plan.asked.method.is_idempotent();
-        if fresh || !in_use.take_idle(&addresses, surely) {
-            in_use.connect(&addresses, self.connect_time()).await.map_err(Failure::Connect)?;
-            if let Some(instance) = in_use.instance() {
-                Attempts::connected(instance, self.worker.shared.handle.now());
-            }
-            // Connecting takes time. Meanwhile a drain may have excluded the instance, or this process may have been
-            // frozen.
-            let excluded = in_use.instance().is_some_and(|it| self.worker.upstream.is_excluded(it));
-            if excluded || self.worker.lease_lapsed() {
-                return Err(Failure::Excluded);
-            }
-        }
+        self.reach(&mut in_use, &addresses, fresh).await?;
         self.upload.restart();
         (self.uploaded, self.refused) = (false, false);
         self.asked = Instant::now();
@@ -352,6 +361,108 @@ impl<'a> Exchange<'a> {
         match outcome? {
             Ok((response, text)) => Ok(Outcome::Response(response, text, in_use)),
             Err(text) => Ok(Outcome::Switch(text, in_use)),
+        }
+    }
+
+    /// Gets a connection to the instance: an idle one, or unless there may be no more, a new one.
+    async fn reach(
+        &mut self,
+        in_use: &mut InUse,
+        addresses: &DialAddresses,
+        fresh: bool,
+    ) -> Result<(), Failure> {
+        let plan = self.plan;
+        let Some(service) = plan.table.backend(plan.backend) else { return Err(Failure::Excluded) };
+        let to_gateway = in_use.instance().is_some_and(|it| stands_for_site(&it.endpoint));
+        let terms = if to_gateway { &self.worker.shared.to_gateways } else { &service.connections };
+        if !fresh && in_use.take_idle(addresses, terms, !plan.asked.method.is_idempotent()) {
+            return Ok(());
+        }
+        let place = match &service.circuit {
+            None => None,
+            Some(circuit) => match self.turn(in_use, terms, circuit).await? {
+                Turn::Place(place) => Some(place),
+                Turn::Connection(mut connection) if fresh => connection.place.take(),
+                Turn::Connection(connection) => in_use.take_over(connection),
+            },
+        };
+        if in_use.connection().is_none() {
+            let client = of_client(self.client.peer, self.client.local);
+            let within = self.connect_time();
+            let dial = Dial { addresses, terms, client, place, within };
+            // Boxed, because few requests need one, and all would be larger.
+            Box::pin(in_use.connect(dial)).await.map_err(|error| match error {
+                DialError::Connect(error) => Failure::Connect(error),
+                DialError::Insecure(error) => Failure::Insecure(error),
+                DialError::Unprepared(why) => Failure::Unprepared(why),
+            })?;
+            if let Some(instance) = in_use.instance() {
+                Attempts::connected(instance, self.worker.shared.handle.now());
+            }
+        }
+        // All this takes time. Meanwhile a drain may have excluded the instance, or this process may have been frozen.
+        if self.is_excluded(in_use) || self.worker.lease_lapsed() {
+            return Err(Failure::Excluded);
+        }
+        Ok(())
+    }
+
+    fn is_excluded(&self, in_use: &InUse) -> bool {
+        in_use.instance().is_some_and(|it| self.worker.upstream.is_excluded(it))
+    }
+
+    /// Waits until the service may have one more request.
+    ///
+    /// # Errors
+    /// Why it does not come to that.
+    pub(crate) async fn admit(&mut self) -> Result<(), Failure> {
+        let plan = self.plan;
+        let Some(circuit) = plan.table.backend(plan.backend).and_then(|it| it.circuit.as_ref()) else {
+            return Ok(());
+        };
+        let around = (&*self.worker.buffers, self.timer, self.patience_in_line());
+        let waiting = queue::wait(circuit.request(), self.client, around, || {}, || false);
+        let admitted = Box::pin(waiting).await;
+        self.admitted = Some(admitted.map_err(|why| no_turn(why, circuit))?);
+        self.has_waited();
+        Ok(())
+    }
+
+    /// Waits until the service may have one more connection.
+    async fn turn(
+        &mut self,
+        in_use: &InUse,
+        terms: &Connections,
+        circuit: &Arc<Circuit>,
+    ) -> Result<Turn, Failure> {
+        let worker = self.worker;
+        let around = (&*worker.buffers, self.timer, self.patience_in_line());
+        let excluded = || in_use.instance().is_some_and(|it| worker.upstream.is_excluded(it));
+        let turn = in_use.turn(terms, circuit);
+        let waiting = queue::wait(
+            turn,
+            self.client,
+            around,
+            || in_use.make_room(circuit),
+            || in_use.is_cut() || excluded(),
+        );
+        let turn = Box::pin(waiting).await;
+        self.has_waited();
+        turn.map_err(|why| no_turn(why, circuit))
+    }
+
+    fn patience_in_line(&self) -> Bounds {
+        let limits = self.worker.limits();
+        Bounds { turn: limits.response_timeout.min(self.left()), ended: limits.client_fin_timeout }
+    }
+
+    /// The time that it waited in line is nobody's fault.
+    fn has_waited(&mut self) {
+        let now = Instant::now();
+        self.patience = upload_patience(self.worker.limits(), now);
+        self.held = self.held.filter(|_| self.client.input.is_none()).map(|_| now);
+        if self.client.ended {
+            self.ended.get_or_insert(now);
         }
     }
 
@@ -637,6 +748,9 @@ impl<'a> Exchange<'a> {
         if let (Some(length), true) = (response.length, self.uploaded) {
             // What is complete needs its instance no longer: a slow client must not keep it in use.
             whole = self.take_whole(length, response.reusable, &mut in_use);
+            if whole.is_some() {
+                self.admitted = None;
+            }
         }
         let mut patience = Patience::new(instance_sends, client_takes, Instant::now());
         let ended = match whole {
@@ -736,6 +850,24 @@ impl<'a> Exchange<'a> {
                 None => {}
             }
         }
+    }
+}
+
+/// What is asked of both sides while a request's body is sent.
+fn upload_patience(limits: &Limits, now: Instant) -> Patience {
+    let client_sends =
+        Demand { silent: limits.body_timeout, rate: limits.min_request_rate, grace: limits.rate_grace };
+    let instance_takes = Demand { silent: limits.response_timeout, rate: 0, grace: limits.rate_grace };
+    Patience::new(client_sends, instance_takes, now)
+}
+
+fn no_turn(why: NoTurn, circuit: &Circuit) -> Failure {
+    match why {
+        NoTurn::Full if circuit.has_no_line() => Failure::CircuitOpen,
+        NoTurn::Full => Failure::QueueFull,
+        NoTurn::Late => Failure::QueueLate,
+        NoTurn::ClientGone => Failure::ClientGone,
+        NoTurn::Moot => Failure::Excluded,
     }
 }
 

@@ -13,7 +13,13 @@ use socket2::SockRef;
 use tokio::time::Instant;
 
 use super::{buffer::Buffer, stream::Stream};
-use crate::instance::Instance;
+use crate::{
+    instance::Instance,
+    service::{
+        circuit::{Admitted, Circuit, IdlePlace},
+        connections::{Connections, Identity, Keep},
+    },
+};
 
 /// A connection to an instance.
 #[derive(Debug)]
@@ -24,6 +30,19 @@ pub(crate) struct UpstreamConnection {
     pub(crate) address: SocketAddr,
     /// The instance that it served last, or was made for.
     pub(crate) instance: Arc<Instance>,
+    /// Whom it is with, where TLS has seen to it.
+    pub(crate) identity: Option<Identity>,
+    /// Its place among the connections of its service, where these are limited.
+    pub(crate) place: Option<Admitted>,
+    idle: Option<IdlePlace>,
+    /// How long it is kept.
+    pub(crate) keep: Keep,
+    /// It has told the instance of one client, and serves no other.
+    pub(crate) told: bool,
+    /// Requests that it has served.
+    pub(crate) served: u32,
+    /// How often in a row it went from one request straight to one that waited.
+    pub(crate) handed: u8,
     /// It has served a request before.
     pub(crate) reused: bool,
     /// When the instance will close it while it is idle (`Keep-Alive: timeout`); `None`: it did not say.
@@ -33,12 +52,24 @@ pub(crate) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    pub(crate) fn new(stream: Stream, instance: Arc<Instance>, address: SocketAddr) -> Self {
+    pub(crate) fn new(
+        stream: Stream,
+        (instance, address): (Arc<Instance>, SocketAddr),
+        (terms, identity): (&Connections, Option<Identity>),
+        place: Option<Admitted>,
+    ) -> Self {
         Self {
             stream,
             input: None,
             address,
             instance,
+            identity,
+            place,
+            idle: None,
+            keep: terms.keep,
+            told: !terms.are_shared(),
+            served: 0,
+            handed: 0,
             reused: false,
             closes_after: None,
             idle_since: Instant::now(),
@@ -60,7 +91,8 @@ impl UpstreamConnection {
     }
 
     /// How long it may be idle and still be used; instances close at their own time, and a request must not meet that.
-    fn usable_for(&self, idle_for: Duration) -> Duration {
+    fn usable_for(&self) -> Duration {
+        let idle_for = self.keep.idle_for;
         // A second, or a fifth of a short time, is left for the way there.
         let theirs = self.closes_after.map(|it| it.saturating_sub((it / 5).min(Duration::from_secs(1))));
         theirs.map_or(idle_for, |it| it.min(idle_for))
@@ -75,23 +107,43 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// The connection to an address that was used last, if it is still open.
-    pub(crate) fn take(&mut self, address: SocketAddr, idle_for: Duration) -> Option<UpstreamConnection> {
+    /// The connection to an address that was used last and may be used on these terms, if it is still open.
+    pub(crate) fn take(
+        &mut self,
+        address: SocketAddr,
+        terms: &Connections,
+        admits: impl Fn(&UpstreamConnection) -> bool,
+    ) -> Option<UpstreamConnection> {
         let connections = self.idle.get_mut(&address)?;
-        while let Some(mut connection) = connections.pop() {
+        // Nearly always the last one: services that speak with one address in different ways are rare.
+        while let Some(at) = connections.iter().rposition(&admits) {
+            let mut connection = connections.swap_remove(at);
+            connection.idle = None;
+            connection.keep = terms.keep;
             self.count -= 1;
-            if connection.is_quiet() && connection.idle_since.elapsed() < connection.usable_for(idle_for) {
+            if connection.is_quiet()
+                && connection.idle_since.elapsed() < connection.usable_for()
+                && connection.keep.allows(connection.served)
+            {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps a connection, unless `most` to its address are there already; then it is returned.
-    pub(crate) fn put(&mut self, connection: UpstreamConnection, most: usize) -> Option<UpstreamConnection> {
+    /// Keeps a connection, unless as many as are kept to its address are there already, or somebody waits for its place; then
+    /// it is returned.
+    pub(crate) fn put(&mut self, mut connection: UpstreamConnection) -> Option<UpstreamConnection> {
         let connections = self.idle.entry(connection.address).or_default();
-        if connections.len() >= most {
+        if connections.len() >= connection.keep.most {
             return Some(connection);
+        }
+        if let Some(place) = &connection.place {
+            connection.idle = Some(place.idle());
+            if place.circuit().connections_wanted() > 0 {
+                connection.idle = None;
+                return Some(connection);
+            }
         }
         connections.push(connection);
         self.count += 1;
@@ -114,8 +166,27 @@ impl Pool {
     }
 
     /// Removes the connections that ended, or were idle for too long.
-    pub(crate) fn sweep(&mut self, idle_for: Duration) -> usize {
-        self.remove(|it| it.idle_since.elapsed() >= it.usable_for(idle_for) || !it.is_quiet())
+    pub(crate) fn sweep(&mut self) -> usize {
+        self.remove(|it| it.idle_since.elapsed() >= it.usable_for() || !it.is_quiet())
+    }
+
+    /// Removes as many connections as others wait for, of this service or of every one.
+    pub(crate) fn make_room(&mut self, of: Option<&Arc<Circuit>>) -> usize {
+        let mut removed: Vec<(*const Circuit, u32)> = Vec::new();
+        self.remove(|connection| {
+            let Some(circuit) = connection.place.as_ref().map(Admitted::circuit) else { return false };
+            if of.is_some_and(|it| !Arc::ptr_eq(it, circuit)) {
+                return false;
+            }
+            let here = Arc::as_ptr(circuit);
+            let at = removed.iter().position(|(it, _)| *it == here).unwrap_or_else(|| {
+                removed.push((here, 0));
+                removed.len() - 1
+            });
+            let wanted = circuit.connections_wanted() > removed[at].1;
+            removed[at].1 += u32::from(wanted);
+            wanted
+        })
     }
 
     pub(crate) const fn len(&self) -> u64 {

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Ref, RefCell},
-    io,
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -18,16 +18,45 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     buffer::Buffers,
+    dial::{DialError, establish, set_up},
     pool::{Pool, UpstreamConnection},
     pump::release,
-    stream::Stream,
+    waiting::{HANDED_IN_A_ROW, Ticket, Waiting},
 };
 use crate::{
     excluded::Excluded,
     happy_eyeballs::{self, DialAddresses, RecentFailures},
     instance::{InFlight, Instance},
+    proxy_protocol::Addresses,
+    service::{
+        circuit::{Admitted, Circuit, Full},
+        connections::Connections,
+    },
     shared::Shared,
 };
+
+/// What a new connection is made with.
+#[derive(Debug)]
+pub(crate) struct Dial<'a> {
+    /// Where.
+    pub(crate) addresses: &'a DialAddresses,
+    pub(crate) terms: &'a Connections,
+    /// The ends of the client's connection.
+    pub(crate) client: Addresses,
+    /// Its place, where connections are limited.
+    pub(crate) place: Option<Admitted>,
+    /// How long it may take in all.
+    pub(crate) within: Duration,
+}
+
+/// What comes of waiting for a connection.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// A new one may be made.
+    Place(Admitted),
+    /// One is free.
+    Connection(UpstreamConnection),
+}
 
 /// The connections of one worker, and the drains that they must obey.
 #[derive(Debug)]
@@ -39,6 +68,7 @@ pub(crate) struct Upstream {
     published: RefCell<watch::Receiver<Arc<Drains>>>,
     obeyed: RefCell<Obeyed>,
     pool: RefCell<Pool>,
+    waiting: RefCell<Waiting>,
     recent_failures: RefCell<RecentFailures>,
 }
 
@@ -62,6 +92,7 @@ impl Upstream {
             worker,
             obeyed: RefCell::default(),
             pool: RefCell::default(),
+            waiting: RefCell::default(),
             recent_failures: RefCell::default(),
         });
         upstream.published.borrow_mut().mark_changed();
@@ -114,12 +145,17 @@ impl Upstream {
         self.recent_failures.borrow().order(addresses, port, fastrand::usize(..), now)
     }
 
-    /// Takes an idle connection to one of these addresses out of the pool.
-    fn take_idle(&self, addresses: &DialAddresses) -> Option<UpstreamConnection> {
-        let idle_for = self.shared.config.limits.idle_for;
+    /// Takes an idle connection for an instance at one of these addresses out of the pool.
+    fn take_idle(
+        &self,
+        instance: &Instance,
+        addresses: &DialAddresses,
+        terms: &Connections,
+    ) -> Option<UpstreamConnection> {
         let mut pool = self.pool.borrow_mut();
         let before = pool.len();
-        let connection = addresses.all().iter().find_map(|address| pool.take(*address, idle_for));
+        let admits = |it: &UpstreamConnection| terms.admit(it.identity.as_ref(), &instance.endpoint);
+        let connection = addresses.all().iter().find_map(|address| pool.take(*address, terms, admits));
         self.count_closed((before - pool.len()) as usize);
         connection
     }
@@ -128,33 +164,80 @@ impl Upstream {
     async fn connect(
         &self,
         instance: Arc<Instance>,
-        addresses: &DialAddresses,
-        limit: Duration,
-    ) -> io::Result<UpstreamConnection> {
-        let race = happy_eyeballs::connect(addresses.all(), limit).await;
-        if let DialAddresses::Several(_) = addresses {
+        dial: Dial<'_>,
+    ) -> Result<UpstreamConnection, DialError> {
+        let end = Instant::now() + dial.within;
+        let race = happy_eyeballs::connect(dial.addresses.all(), dial.within).await;
+        if let DialAddresses::Several(_) = dial.addresses {
             let winner = race.outcome.as_ref().ok().map(|(_, address)| *address);
             self.recent_failures.borrow_mut().learn(&race.losers, winner, self.shared.handle.now());
         }
-        let connection = race.outcome.and_then(|(stream, address)| {
-            stream.set_nodelay(true)?;
-            Ok(UpstreamConnection::new(Stream::Plain(stream), instance, address))
-        });
-        if connection.is_err() {
+        let terms = dial.terms;
+        let identity = terms.tls.as_ref().map(|it| it.identity(&instance.endpoint));
+        let ready = async {
+            let (stream, address) = race.outcome.map_err(DialError::Connect)?;
+            set_up(&stream, self.shared.config.limits.tcp_keepalive).map_err(DialError::Connect)?;
+            let stream = establish(stream, terms, &dial.client, identity.as_ref(), end).await?;
+            Ok((stream, address))
+        };
+        let ready = ready.await;
+        if ready.is_err() {
             self.shared.metrics.connect_failures.increment();
         }
-        connection
+        let (stream, address) = ready?;
+        Ok(UpstreamConnection::new(stream, (instance, address), (terms, identity), dial.place))
     }
 
-    /// Takes a connection back after a whole exchange, into the pool or to be closed.
+    /// Takes a connection back after a whole exchange: for one that waits for it, into the pool, or to be closed.
     fn give_back(&self, mut connection: UpstreamConnection) {
-        if self.is_excluded(&connection.instance) || self.shared.is_closing() {
+        connection.served = connection.served.saturating_add(1);
+        let serves_on = !connection.told && connection.keep.allows(connection.served);
+        if !serves_on || self.is_excluded(&connection.instance) || self.shared.is_closing() {
             return;
         }
         connection.reused = true;
         connection.idle_since = Instant::now();
-        if self.pool.borrow_mut().put(connection, self.shared.config.limits.idle_per_instance).is_none() {
+        let Some(connection) = self.hand_over(connection) else { return };
+        if self.pool.borrow_mut().put(connection).is_none() {
             self.shared.metrics.idle.increment();
+        }
+    }
+
+    /// Gives a connection straight to a request of this worker that waits for one to the same instance; without that, each
+    /// request would need a new one just while there are too many. Only so often in a row: those who wait at other workers,
+    /// or for other instances, have their turn too.
+    fn hand_over(&self, mut connection: UpstreamConnection) -> Option<UpstreamConnection> {
+        let Some(circuit) = connection.place.as_ref().map(|it| Arc::clone(it.circuit())) else {
+            return Some(connection);
+        };
+        if connection.handed < HANDED_IN_A_ROW && circuit.connections_wanted() > 0 {
+            while let Some(waiter) = self.waiting.borrow_mut().next(&connection, &circuit) {
+                connection.handed += 1;
+                match waiter.send(connection) {
+                    Ok(()) => return None,
+                    Err(left) => connection = left,
+                }
+            }
+        }
+        connection.handed = 0;
+        Some(connection)
+    }
+
+    /// Closes idle connections of a service whose places others wait for, here and at the other workers.
+    fn make_room(&self, of: &Arc<Circuit>) {
+        let closed = self.pool.borrow_mut().make_room(Some(of));
+        self.count_closed(closed);
+        if of.idle() > 0 {
+            self.shared.crowded.send_replace(());
+        }
+    }
+
+    /// Closes idle connections whose places others wait for, also if those are at other workers.
+    pub(crate) async fn follow_crowds(&self) {
+        let mut crowded = self.shared.crowded.subscribe();
+        while crowded.changed().await.is_ok() {
+            let closed = self.pool.borrow_mut().make_room(None);
+            self.count_closed(closed);
         }
     }
 
@@ -172,7 +255,7 @@ impl Upstream {
 
     /// Closes connections that ended or were idle for too long, and forgets old failures of addresses.
     pub(crate) fn sweep(&self) {
-        let closed = self.pool.borrow_mut().sweep(self.shared.config.limits.idle_for);
+        let closed = self.pool.borrow_mut().sweep();
         self.count_closed(closed);
         self.recent_failures.borrow_mut().forget(self.shared.handle.now());
     }
@@ -207,9 +290,9 @@ impl InUse {
 
     /// Uses an idle connection to one of these addresses; false when there is none. `surely`: one that has ended is never
     /// used, at the cost of a system call.
-    pub(crate) fn take_idle(&mut self, addresses: &DialAddresses, surely: bool) -> bool {
+    pub(crate) fn take_idle(&mut self, addresses: &DialAddresses, terms: &Connections, surely: bool) -> bool {
         let Some(in_flight) = &self.in_flight else { return false };
-        while let Some(mut connection) = self.upstream.take_idle(addresses) {
+        while let Some(mut connection) = self.upstream.take_idle(in_flight.instance(), addresses, terms) {
             if surely && !connection.is_quiet_for_sure() {
                 continue;
             }
@@ -222,13 +305,53 @@ impl InUse {
         false
     }
 
+    /// Waits for a connection where there are as many as may be: for the place of another, or for one that another request
+    /// of this worker does not need any more.
+    pub(crate) fn turn(
+        &self,
+        terms: &Connections,
+        circuit: &Arc<Circuit>,
+    ) -> impl Future<Output = Result<Turn, Full>> + use<> {
+        let (upstream, circuit) = (Rc::clone(&self.upstream), Arc::clone(circuit));
+        let waits = self.instance().map(|instance| {
+            let identity = terms.tls.as_ref().map(|it| it.identity(&instance.endpoint));
+            upstream.waiting.borrow_mut().enlist((instance.number, identity), &circuit)
+        });
+        async move {
+            let Some((ticket, handed)) = waits else { return Err(Full::Connections) };
+            let _leaves = Leaves(upstream, ticket);
+            tokio::select! {
+                biased;
+                Ok(connection) = handed => Ok(Turn::Connection(connection)),
+                place = circuit.connection() => place.map(Turn::Place),
+            }
+        }
+    }
+
+    /// Closes idle connections whose places requests like this one wait for.
+    pub(crate) fn make_room(&self, circuit: &Arc<Circuit>) {
+        self.upstream.make_room(circuit);
+    }
+
+    /// Uses a connection that another request has just left; if it has ended meanwhile, its place is left.
+    pub(crate) fn take_over(&mut self, mut connection: UpstreamConnection) -> Option<Admitted> {
+        if !connection.is_quiet_for_sure() {
+            return connection.place.take();
+        }
+        if let Some(in_flight) = &self.in_flight {
+            connection.instance = Arc::clone(in_flight.instance());
+        }
+        self.connection = Some(connection);
+        None
+    }
+
     /// Uses a new connection, to the first of these addresses that accepts one.
     ///
     /// # Errors
     /// When there is no connection to any of them.
-    pub(crate) async fn connect(&mut self, addresses: &DialAddresses, limit: Duration) -> io::Result<()> {
-        let instance = self.instance().ok_or(io::ErrorKind::NotConnected)?;
-        self.connection = Some(self.upstream.connect(Arc::clone(instance), addresses, limit).await?);
+    pub(crate) async fn connect(&mut self, dial: Dial<'_>) -> Result<(), DialError> {
+        let instance = self.instance().ok_or_else(|| DialError::Connect(ErrorKind::NotConnected.into()))?;
+        self.connection = Some(self.upstream.connect(Arc::clone(instance), dial).await?);
         Ok(())
     }
 
@@ -261,6 +384,15 @@ impl InUse {
         if let Some(mut connection) = self.connection.take() {
             release(&mut connection.input, &self.upstream.buffers);
         }
+    }
+}
+
+/// Leaves the line of those who wait for a connection.
+struct Leaves(Rc<Upstream>, Ticket);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.waiting.borrow_mut().leave(self.1);
     }
 }
 

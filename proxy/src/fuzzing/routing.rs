@@ -20,9 +20,15 @@ use store::{
 };
 
 use crate::{
-    route::{self, CompiledRoute, Index, PathChange, Table, linear},
+    Limits,
+    route::{self, CompiledRoute, Index, Own, PathChange, Table, linear},
     target::{Authority, Target, normal_path},
+    tls,
 };
+
+fn own<'a>(handle: &'a Handle, limits: &'a Limits, tls: &'a tls::Backends) -> Own<'a> {
+    Own { handle, limits, tls }
+}
 
 /// Any octets as the target of a request: one normal form, which is its own, and which the forwarded path has too.
 pub fn request_target(data: &[u8]) {
@@ -194,7 +200,9 @@ impl Routing {
             ..Sources::default()
         };
         let snapshot = Snapshot::compile(sources, Generation::default(), &Board::default());
-        let table = Table::compile(Arc::new(snapshot), (&cluster, &name("s0")), &[80], &handle);
+        let (limits, tls) = Default::default();
+        let table =
+            Table::compile(Arc::new(snapshot), (&cluster, &name("s0")), &[80], &own(&handle, &limits, &tls));
         Self { table, handle }
     }
 
@@ -234,8 +242,10 @@ impl Routing {
         snapshot.services = Arc::clone(&before.services);
         snapshot.domains = Arc::clone(&before.domains);
         let snapshot = Arc::new(snapshot);
+        let (limits, tls) = Default::default();
+        let own = own(&self.handle, &limits, &tls);
         timed(&mut || {
-            self.table = self.table.after(Arc::clone(&snapshot), &[80], &self.handle);
+            self.table = self.table.after(Arc::clone(&snapshot), &[80], &own);
         });
     }
 }

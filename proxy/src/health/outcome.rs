@@ -71,6 +71,8 @@ pub(crate) enum Outcome {
     ClientInvalid,
     /// The client did not read the answer in time.
     ClientSlow,
+    /// The limits of the service did not admit the request or a connection for it.
+    NotAdmitted,
     /// A drain excluded the instance while the connection was made, or the gateway stops.
     Excluded,
 }
@@ -114,6 +116,7 @@ impl Outcome {
             | Self::ClientGone
             | Self::ClientInvalid
             | Self::ClientSlow
+            | Self::NotAdmitted
             | Self::Excluded => Says::Nothing,
         }
     }
@@ -134,6 +137,7 @@ mod tests {
             Outcome::ClientGone,
             Outcome::ClientInvalid,
             Outcome::ClientSlow,
+            Outcome::NotAdmitted,
             Outcome::Excluded,
             Outcome::IdleEnded,
             Outcome::DialUnable,

@@ -9,9 +9,30 @@ use std::{
 use store::{
     Handle,
     discovery::ServiceSlot,
-    model::{Name, Reach, Service},
+    model::{Check, Name, Reach, Service},
     snapshot::{SiteId, Snapshot, SteeredDomain},
 };
+
+use crate::{
+    config::Limits,
+    service::{
+        circuit::Circuit,
+        connections::Connections,
+        settings::{Settings, circuit_limits},
+    },
+    tls,
+};
+
+/// What of this gateway services are compiled with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own<'a> {
+    /// Where discovery is read.
+    pub(crate) handle: &'a Handle,
+    /// Its limits, which hold where a document does not say otherwise. They never change.
+    pub(crate) limits: &'a Limits,
+    /// The TLS settings in use.
+    pub(crate) tls: &'a tls::Backends,
+}
 
 /// A service as the gateway forwards to it.
 #[derive(Clone, Debug)]
@@ -30,6 +51,14 @@ pub(crate) struct Backend {
     pub(crate) sites: BTreeSet<SiteId>,
     /// The steered name that its clients use; its sites are ranked by it.
     pub(crate) entrance: Option<Arc<SteeredDomain>>,
+    /// How its instances are picked.
+    pub(crate) settings: Settings,
+    /// How connections to them are made and kept.
+    pub(crate) connections: Connections,
+    /// The limits on what it has at a time; `None` if it has none.
+    pub(crate) circuit: Option<Arc<Circuit>>,
+    /// Its check.
+    check: Option<Arc<Check>>,
 }
 
 impl Backend {
@@ -39,7 +68,7 @@ impl Backend {
         cluster: &Name,
         before: Option<&Arc<Self>>,
         snapshot: &Snapshot,
-        handle: &Handle,
+        own: &Own<'_>,
     ) -> Option<Arc<Self>> {
         let service = snapshot.services.get(name).filter(|it| it.cluster == *cluster)?;
         let everywhere =
@@ -47,8 +76,10 @@ impl Backend {
         let sites: Vec<Name> = service.sites.clone().or_else(everywhere).unwrap_or_default();
         let sites = sites.iter().filter_map(|site| snapshot.site_id(site)).collect();
         let entrance = snapshot.entrance(service).and_then(|name| snapshot.domains.get(&name).cloned());
+        let check = service.check.as_ref().and_then(|name| snapshot.checks.get(name));
         if let Some(before) = before
             && (Arc::ptr_eq(&before.document, service) || before.document == *service)
+            && before.check.as_ref() == check
             && before.sites == sites
             && before.entrance.as_ref().map(Arc::as_ptr) == entrance.as_ref().map(Arc::as_ptr)
         {
@@ -59,11 +90,23 @@ impl Backend {
             name: service.name.clone(),
             registered: service.consul.service.clone(),
             tags: service.consul.tags.clone(),
-            slot: handle.service(&service.consul.service),
+            slot: own.handle.service(&service.consul.service),
             sites,
             entrance,
+            settings: Settings::of(service, check.map(Arc::as_ref), own.limits),
+            connections: Connections::of(service, own.limits, own.tls),
+            circuit: circuit(service, before),
+            check: check.cloned(),
         }))
     }
+}
+
+/// What is in flight counts on under changed limits.
+fn circuit(service: &Service, before: Option<&Arc<Backend>>) -> Option<Arc<Circuit>> {
+    let limits = circuit_limits(service)?;
+    let Some(kept) = before.and_then(|it| it.circuit.as_ref()) else { return Some(Circuit::new(limits)) };
+    kept.limit(limits);
+    Some(Arc::clone(kept))
 }
 
 /// How the instances of another site are reached.

@@ -18,7 +18,7 @@ use store::{
 };
 
 use super::{
-    backend::{Backend, Way},
+    backend::{Backend, Own, Way},
     compiled::{CompiledRoute, Matched},
     explain::Explanation,
     index::Index,
@@ -71,24 +71,24 @@ impl Table {
         snapshot: Arc<Snapshot>,
         (cluster, site): (&Name, &Name),
         ports: &[u16],
-        handle: &Handle,
+        own: &Own<'_>,
     ) -> Self {
         let mut routes = Routes::default();
-        routes.replace(&[], &snapshot.routes, &Sight { snapshot: &snapshot, cluster, handle });
-        Self::of(snapshot, (cluster, site), ports, handle, routes)
+        routes.replace(&[], &snapshot.routes, &Sight { snapshot: &snapshot, cluster, own });
+        Self::of(snapshot, (cluster, site), ports, own.handle, routes)
     }
 
     /// The table of another snapshot, the same as if it were compiled whole.
-    pub(crate) fn after(&self, snapshot: Arc<Snapshot>, ports: &[u16], handle: &Handle) -> Self {
+    pub(crate) fn after(&self, snapshot: Arc<Snapshot>, ports: &[u16], own: &Own<'_>) -> Self {
         let (cluster, site) = (&self.cluster, &self.site);
-        let sight = Sight { snapshot: &snapshot, cluster, handle };
+        let sight = Sight { snapshot: &snapshot, cluster, own };
         let mut routes = self.routes.clone();
         if !has_same_services(&self.snapshot, &snapshot) {
             routes.look_again(&sight);
         }
         let (gone, new) = differences(&self.snapshot.routes, &snapshot.routes);
         routes.replace(&gone, &new, &sight);
-        Self::of(snapshot, (cluster, site), ports, handle, routes)
+        Self::of(snapshot, (cluster, site), ports, own.handle, routes)
     }
 
     fn of(
@@ -161,12 +161,12 @@ impl Table {
 struct Sight<'s> {
     snapshot: &'s Snapshot,
     cluster: &'s Name,
-    handle: &'s Handle,
+    own: &'s Own<'s>,
 }
 
 impl Sight<'_> {
     fn backend(&self, name: &Name, before: Option<&Arc<Backend>>) -> Option<Arc<Backend>> {
-        Backend::compile(name, self.cluster, before, self.snapshot, self.handle)
+        Backend::compile(name, self.cluster, before, self.snapshot, self.own)
     }
 }
 
@@ -178,6 +178,7 @@ fn has_same_services(before: &Snapshot, after: &Snapshot) -> bool {
         && Arc::ptr_eq(&before.services, &after.services)
         && Arc::ptr_eq(&before.domains, &after.domains)
         && before.clusters == after.clusters
+        && before.checks == after.checks
 }
 
 /// The routes that are gone or were changed, and those that are new or were changed.

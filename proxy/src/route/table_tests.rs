@@ -10,7 +10,7 @@ use store::{
 use super::*;
 use crate::{
     route::testing::request,
-    testing::{name, snapshot, sources},
+    testing::{name, own, snapshot, sources},
 };
 
 const PORTS: [u16; 1] = [8080];
@@ -20,7 +20,7 @@ fn handle() -> Handle {
 }
 
 fn compile(snapshot: Arc<Snapshot>, handle: &Handle) -> Table {
-    Table::compile(snapshot, (&name("main"), &name("s1")), &PORTS, handle)
+    Table::compile(snapshot, (&name("main"), &name("s1")), &PORTS, &own(handle))
 }
 
 fn to(targets: &[(&str, u16)]) -> Vec<RouteTarget> {
@@ -161,7 +161,7 @@ proptest! {
         for (shares, wishes) in rounds {
             wishes.into_iter().for_each(|wish| fulfil(&mut sources, wish));
             let snapshot = next(&table.snapshot, sources.clone(), shares);
-            table = table.after(Arc::clone(&snapshot), &PORTS, &handle);
+            table = table.after(Arc::clone(&snapshot), &PORTS, &own(&handle));
             prop_assert_eq!(everything(&table), everything(&compile(snapshot, &handle)));
             prop_assert!(table.numbers() <= 4, "numbers are used again");
         }
@@ -179,14 +179,14 @@ fn a_service_keeps_its_number_and_what_did_not_change_is_shared() {
     let handle = handle();
     let first = compile(snapshot(sources()), &handle);
     let extra = Route::new(name("extra"), vec!["x.example.com".parse().unwrap()], to(&[("shop", 1)]));
-    let second = first.after(next(&first.snapshot, with_route(extra), true), &PORTS, &handle);
+    let second = first.after(next(&first.snapshot, with_route(extra), true), &PORTS, &own(&handle));
     assert!(second.has_backends_of(&first), "a route to services that are there changes no service");
     assert!(outcome(&second, "x.example.com", "/").unwrap().starts_with("extra"));
     assert_eq!(outcome(&first, "x.example.com", "/"), None, "the table before is as it was");
 
     let mut changed = sources();
     changed.services[0].consul.tags.push("new".to_owned());
-    let third = second.after(next(&second.snapshot, changed, false), &PORTS, &handle);
+    let third = second.after(next(&second.snapshot, changed, false), &PORTS, &own(&handle));
     let number = |table: &Table, of: &str| {
         (0..table.numbers()).find(|at| table.backend(*at).unwrap().name == name(of))
     };
@@ -205,9 +205,9 @@ fn a_route_to_a_service_that_is_not_there_waits_for_it() {
     assert_eq!(outcome(&first, "x.example.com", "/"), None, "404, as for services of other clusters");
     let mut sources = with_route(route.clone());
     sources.services.push(testing::service("late"));
-    let second = first.after(snapshot(sources), &PORTS, &handle);
+    let second = first.after(snapshot(sources), &PORTS, &own(&handle));
     assert!(outcome(&second, "x.example.com", "/").unwrap().contains("\"late\""));
-    let third = second.after(snapshot(with_route(route)), &PORTS, &handle);
+    let third = second.after(snapshot(with_route(route)), &PORTS, &own(&handle));
     assert_eq!(outcome(&third, "x.example.com", "/"), None);
 }
 

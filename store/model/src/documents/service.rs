@@ -298,13 +298,14 @@ impl Default for Ejection {
     }
 }
 
-/// The most of a service at a time, of all workers of a gateway together. What exceeds it gets a 503 at once.
+/// The most of a service at a time, of all workers of a gateway together. What exceeds it waits its turn, and what finds the
+/// line full gets a 503 at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CircuitBreaker {
     /// Connections to its instances.
     #[serde(default = "CircuitBreaker::usual_connections")]
     pub connections: u32,
-    /// Requests that wait for a connection.
+    /// Requests that wait, for their turn or for a connection.
     #[serde(default = "CircuitBreaker::usual_pending")]
     pub pending: u32,
     /// Requests in flight.
@@ -347,7 +348,8 @@ pub struct BackendTls {
     /// The authorities, in PEM. Absent: those of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// The name that is asked for (SNI) and that the certificate must be for. Absent: the host that the instance is sent.
+    /// The name that is asked for (SNI) and that the certificate must be for. Absent: the service's first host without `*`,
+    /// else the address that the instance is registered with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<DomainName>,
     /// What the gateway shows. Absent: nothing.

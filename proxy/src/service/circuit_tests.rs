@@ -67,13 +67,18 @@ async fn one_that_gives_up_leaves_no_trace() {
 async fn connections_have_a_limit_of_their_own() {
     let circuit = circuit(5, 1);
     let held = circuit.connection().await.unwrap();
-    assert!(!circuit.connections_wanted());
+    assert_eq!(circuit.connections_wanted(), 0);
     let mut waits: Turn<'_> = Box::pin(circuit.connection());
-    assert!(poll!(&mut waits).is_pending() && circuit.connections_wanted());
+    assert!(poll!(&mut waits).is_pending());
+    assert_eq!((circuit.connections_wanted(), circuit.idle()), (1, 0));
+    let idle = held.idle();
+    assert_eq!(circuit.idle(), 1);
+    drop(idle);
     assert_eq!(circuit.connection().await.unwrap_err(), Full::Connections);
     let _requests = circuit.request().await.unwrap();
     drop(held);
     assert!(poll!(&mut waits).is_ready());
+    assert_eq!((circuit.connections_wanted(), circuit.idle()), (0, 0));
 }
 
 #[tokio::test]

@@ -38,6 +38,10 @@ pub(crate) struct Circuit {
     connections: Line,
     pending: AtomicU32,
     most_pending: AtomicU32,
+    /// Those of `pending` that wait for a connection.
+    wanting: AtomicU32,
+    /// Connections that serve nobody now.
+    idle: AtomicU32,
 }
 
 /// A number of places, and those who wait for one.
@@ -64,6 +68,8 @@ impl Circuit {
             connections: Line::new(limits.connections),
             pending: AtomicU32::new(0),
             most_pending: AtomicU32::new(limits.pending),
+            wanting: AtomicU32::new(0),
+            idle: AtomicU32::new(0),
         })
     }
 
@@ -90,9 +96,20 @@ impl Circuit {
         self.admit(&self.connections, true).await.ok_or(Full::Connections)
     }
 
-    /// True while somebody waits for a connection: then an idle one is better closed than kept.
-    pub(crate) fn connections_wanted(&self) -> bool {
-        self.pending.load(Ordering::Relaxed) > 0 && self.connections.places.available_permits() == 0
+    /// How many wait for a connection: as many idle ones are better closed than kept.
+    pub(crate) fn connections_wanted(&self) -> u32 {
+        self.wanting.load(Ordering::SeqCst)
+    }
+
+    /// Connections that serve nobody now, of all workers. One who has begun to wait for a connection looks at this, and one
+    /// who has counted an idle one looks at [`Self::connections_wanted`]: whoever is later sees the other.
+    pub(crate) fn idle(&self) -> u32 {
+        self.idle.load(Ordering::SeqCst)
+    }
+
+    /// True if nobody may wait.
+    pub(crate) fn has_no_line(&self) -> bool {
+        self.most_pending.load(Ordering::Relaxed) == 0
     }
 
     /// Requests that wait.
@@ -105,26 +122,36 @@ impl Circuit {
             place.forget();
             return Some(Admitted { circuit: Arc::clone(self), connection });
         }
-        let _waiting = self.wait()?;
+        let _waiting = self.wait(connection)?;
         // The semaphore is never closed.
         line.places.acquire().await.ok()?.forget();
         Some(Admitted { circuit: Arc::clone(self), connection })
     }
 
-    fn wait(&self) -> Option<Waiting<'_>> {
+    fn wait(&self, connection: bool) -> Option<Waiting<'_>> {
         let most = self.most_pending.load(Ordering::Relaxed);
         let more = |pending: u32| (pending < most).then_some(pending + 1);
         self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Waiting(&self.pending))
+        let wanting = connection.then_some(&self.wanting);
+        if let Some(wanting) = wanting {
+            wanting.fetch_add(1, Ordering::SeqCst);
+        }
+        Some(Waiting { pending: &self.pending, wanting })
     }
 }
 
 /// One that waits; counted out when it is dropped, also before its turn.
-struct Waiting<'a>(&'a AtomicU32);
+struct Waiting<'a> {
+    pending: &'a AtomicU32,
+    wanting: Option<&'a AtomicU32>,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        if let Some(wanting) = self.wanting {
+            wanting.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -159,6 +186,29 @@ impl Line {
         if self.excess.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
             self.places.add_permits(1);
         }
+    }
+}
+
+impl Admitted {
+    /// Counts the connection of this place as idle, until that is dropped.
+    pub(crate) fn idle(&self) -> IdlePlace {
+        self.circuit.idle.fetch_add(1, Ordering::SeqCst);
+        IdlePlace(Arc::clone(&self.circuit))
+    }
+
+    /// Of which service it is.
+    pub(crate) const fn circuit(&self) -> &Arc<Circuit> {
+        &self.circuit
+    }
+}
+
+/// A connection that is idle; dropping this counts it out.
+#[derive(Debug)]
+pub(crate) struct IdlePlace(Arc<Circuit>);
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
