@@ -11,18 +11,21 @@
 
 pub(crate) mod answer;
 pub(crate) mod arrival;
+mod asked;
 mod attempts;
 pub(crate) mod buffer;
 pub(crate) mod client;
 pub(crate) mod connection;
 mod dial;
 mod exchange;
+mod failure;
 mod own_answer;
 mod passed;
 mod patience;
 mod pool;
 mod pump;
 mod queue;
+mod relay;
 mod request;
 mod sent;
 pub(crate) mod stream;
@@ -30,3 +33,4 @@ pub(crate) mod timer;
 mod tunnel;
 pub(crate) mod upstream;
 mod waiting;
+pub(crate) mod worker;

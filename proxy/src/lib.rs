@@ -55,7 +55,6 @@ mod testing;
 mod tests;
 pub mod tls;
 mod via;
-mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,3 +1,5 @@
+//! PROXY headers of both versions, valid and not.
+
 use proptest::prelude::*;
 
 use super::{HeaderError::*, *};

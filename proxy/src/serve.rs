@@ -10,12 +10,12 @@ use tokio::{
 
 use crate::{
     accept::{Accepted, Door},
+    engine::worker::Worker,
     engine::{
         arrival::{self, Arrived},
         connection,
     },
     shared::Shared,
-    worker::Worker,
 };
 
 /// How long connections without a request stay open after the last moment for new ones: requests that are on their way

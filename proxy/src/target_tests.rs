@@ -1,3 +1,5 @@
+//! Targets and hosts in their normal form.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -8,9 +8,9 @@ use super::{client::Client, stream::Stream};
 use crate::{
     accept::Place,
     config::Listener,
+    engine::worker::Worker,
     forwarded::{Hop, Scheme},
     proxy_protocol,
-    worker::Worker,
 };
 
 /// A connection that was accepted.

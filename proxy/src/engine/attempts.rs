@@ -5,11 +5,13 @@ use std::{borrow::Cow, io::ErrorKind, rc::Rc, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
+    asked::Asked,
     client::Client,
-    exchange::{Done, Exchange, Failure, Late, Outcome},
+    exchange::{Done, Exchange, Outcome},
+    failure::{Failure, Late},
     own_answer::{self, Cause},
     pump::Broken,
-    request::{Asked, Plan},
+    request::Plan,
     timer::Timer,
     tunnel,
 };
@@ -20,11 +22,11 @@ use crate::{
         retry::{FailedAttempt, NoRetry, Retry, RetryPolicy, may_retry},
         view::PickContext,
     },
+    engine::worker::Worker,
     failures::Failed,
     health::Outcome as Is,
     http1::{BodyLength, Fields},
     instance::Instance,
-    worker::Worker,
 };
 
 /// Forwards a request and passes the response on.

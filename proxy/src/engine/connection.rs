@@ -8,14 +8,15 @@ use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    asked::Asked,
     attempts,
     client::{Client, HeadRead},
     exchange::Done,
     own_answer::{self, Cause},
-    request::{self, Asked, Step},
+    request::{self, Step},
     timer::Timer,
 };
-use crate::{answers::Reason, worker::Worker};
+use crate::{answers::Reason, engine::worker::Worker};
 
 /// How long a connection that has served stays ready for the next request before it becomes small.
 const WARM: Duration = Duration::from_millis(500);

@@ -21,6 +21,7 @@ use super::{
     answer::{self, Response},
     client::Client,
     dial::{DialError, of_client},
+    failure::{Failure, Late},
     patience::{Demand, Patience},
     pool::UpstreamConnection,
     pump::{Broken, Pump, Sink, Source, Waits, release},
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     balance::{attempts::Attempts, picker::Picked, retry::RequestBody, stands_for_site},
     config::Limits,
+    engine::worker::Worker,
     happy_eyeballs::DialAddresses,
     health::{self, Sent, active::is_own},
     http1::{
@@ -42,109 +44,11 @@ use crate::{
         circuit::{Admitted, Circuit},
         connections::Connections,
     },
-    worker::Worker,
 };
 
 /// Interim responses to one request; an instance that sends more is at fault.
 const MAX_INTERIM: u8 = 32;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// Why an attempt gave no response.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// No connection could be made, so nothing was sent.
-    Connect(io::Error),
-    /// A connection was made, and TLS with the instance failed.
-    Insecure(io::Error),
-    /// This gateway has nothing to make TLS with.
-    Unprepared(String),
-    /// The service has as many requests or connections as it may have, and nobody may wait.
-    CircuitOpen,
-    /// As many wait for the service as may.
-    QueueFull,
-    /// It waited for the service for too long.
-    QueueLate,
-    /// Nothing was sent: a drain excluded the instance while the connection was made.
-    Excluded,
-    /// The connection ended before a response.
-    Lost {
-        /// The connection had served before. Perhaps the instance had just closed it because it was idle.
-        reused: bool,
-        /// The error, if it was not just the end.
-        error: Option<io::Error>,
-    },
-    /// It took too long.
-    Late(Late),
-    /// The connection ended inside the response's head.
-    HeadCut,
-    /// What came is not HTTP.
-    NotHttp(&'static str),
-    /// What came is no response that may be forwarded.
-    Refused(&'static str),
-    /// The response's head is too large.
-    Oversized(HeadError),
-    /// A response that was held back ended early.
-    Short,
-    /// A drain of the instance has waited long enough.
-    Cut,
-    /// The client's body ended early.
-    ClientShort,
-    /// The client did not send its body in time.
-    ClientLate,
-    /// The client's body has a malformed chunk.
-    ClientChunk(ChunkError),
-    /// The client's body is larger than allowed.
-    ClientLarge,
-    /// The client is gone.
-    ClientGone,
-}
-
-impl Failure {
-    /// What came of the attempt, for the judgement of its instance. `uploaded`: the whole request was sent.
-    pub(crate) fn outcome(&self, sent: Sent) -> health::Outcome {
-        use health::Outcome as Is;
-        match self {
-            Self::Connect(error) if is_own(error) => Is::DialUnable,
-            Self::Connect(error)
-                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) =>
-            {
-                Is::DialRefused
-            }
-            Self::Connect(_) => Is::DialTimedOut,
-            Self::Insecure(_) => Is::DialInsecure,
-            Self::Unprepared(_) => Is::DialUnable,
-            Self::CircuitOpen | Self::QueueFull | Self::QueueLate => Is::NotAdmitted,
-            Self::Excluded | Self::Cut => Is::Excluded,
-            Self::Lost { reused: true, .. } => Is::IdleEnded,
-            Self::Lost { reused: false, .. } => Is::Reset(sent),
-            Self::Late(Late::Upload) => Is::UploadStalled,
-            // The route's own time was over; the instance may be as fast as it can.
-            Self::Late(Late::Total) => Is::ClientGone,
-            Self::Late(Late::FirstByte | Late::Try) => Is::Late,
-            Self::HeadCut => Is::HeadCut,
-            Self::NotHttp(_) => Is::NotHttp,
-            Self::Refused(_) => Is::FramingRefused,
-            Self::Oversized(_) => Is::HeadTooLarge,
-            Self::Short => Is::BodyCut,
-            Self::ClientShort | Self::ClientGone => Is::ClientGone,
-            Self::ClientLate => Is::ClientStalled,
-            Self::ClientChunk(_) | Self::ClientLarge => Is::ClientInvalid,
-        }
-    }
-}
-
-/// What took too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Late {
-    /// The response did not begin.
-    FirstByte,
-    /// The attempt as a whole.
-    Try,
-    /// The request as a whole.
-    Total,
-    /// The instance did not take the body.
-    Upload,
-}
 
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,9 +73,9 @@ pub(crate) struct Exchange<'a> {
     pub(crate) fields: &'a mut Fields,
     pub(crate) upload: Pump,
     /// The whole body was written.
-    uploaded: bool,
+    pub(super) uploaded: bool,
     /// The instance takes no more of the body.
-    refused: bool,
+    pub(super) refused: bool,
     /// The body waits for a 100 since then.
     held: Option<Instant>,
     interim: u8,
@@ -180,22 +84,22 @@ pub(crate) struct Exchange<'a> {
     asked: Instant,
     /// Since when the client has ended its side.
     ended: Option<Instant>,
-    times: Times,
+    pub(super) times: Times,
     /// When this attempt must be over.
     try_ends: Option<Instant>,
     /// Its place among the requests of its service, where these are limited.
-    admitted: Option<Admitted>,
+    pub(super) admitted: Option<Admitted>,
 }
 
 /// How long a request may take, by its route and the gateway.
 #[derive(Debug)]
-struct Times {
+pub(super) struct Times {
     connect: Duration,
     first_byte: Duration,
-    idle: Duration,
+    pub(super) idle: Duration,
     per_try: Option<Duration>,
     /// When the request must be over.
-    total: Option<Instant>,
+    pub(super) total: Option<Instant>,
 }
 
 impl Times {
@@ -522,7 +426,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Passes on of the request what can be.
-    fn send(&mut self, cx: &mut Context<'_>, connection: &mut UpstreamConnection) -> Result<(), Failure> {
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut UpstreamConnection,
+    ) -> Result<(), Failure> {
         if self.uploaded || self.refused {
             return Ok(());
         }
@@ -730,126 +638,6 @@ impl<'a> Exchange<'a> {
             }
         })
         .await
-    }
-
-    /// Passes the response on; from here on the request is not repeated.
-    pub(crate) async fn relay(
-        &mut self,
-        response: Response,
-        text: Vec<u8>,
-        mut in_use: InUse,
-    ) -> (Done, Option<Broken>) {
-        let limits = self.worker.limits();
-        let instance_sends = Demand { silent: self.times.idle, rate: 0, grace: limits.rate_grace };
-        let client_takes =
-            Demand { silent: limits.send_timeout, rate: limits.min_response_rate, grace: limits.rate_grace };
-        let mut download = Pump::new(text, response.source, response.sink);
-        let mut whole = None;
-        if let (Some(length), true) = (response.length, self.uploaded) {
-            // What is complete needs its instance no longer: a slow client must not keep it in use.
-            whole = self.take_whole(length, response.reusable, &mut in_use);
-            if whole.is_some() {
-                self.admitted = None;
-            }
-        }
-        let mut patience = Patience::new(instance_sends, client_takes, Instant::now());
-        let ended = match whole {
-            Some(mut body) => {
-                let passed = poll_fn(|cx| {
-                    let client = &mut *self.client;
-                    let polled =
-                        download.poll(cx, (None, &mut body), &mut client.stream, &self.worker.buffers);
-                    self.or_over(cx, polled, &download, &mut patience, || false)
-                });
-                let passed = passed.await;
-                release(&mut body, &self.worker.buffers);
-                passed
-            }
-            None => poll_fn(|cx| self.poll_relay(cx, &mut download, &mut in_use, &mut patience)).await,
-        };
-        self.worker.buffers.give_back_text(download.into_text());
-        let done = match &ended {
-            Ok(()) if response.keep_alive => Done::KeepAlive,
-            Ok(()) if self.upload.is_read() && self.client.input.is_none() => Done::Close,
-            Ok(()) => Done::Linger,
-            Err(_) => Done::Abort,
-        };
-        if ended.is_ok() && response.reusable && self.uploaded {
-            in_use.give_back();
-        }
-        (done, ended.err())
-    }
-
-    /// A complete body, taken from its connection, which goes back to the others.
-    #[expect(clippy::option_option, reason = "an empty body has no buffer")]
-    fn take_whole(
-        &self,
-        length: u64,
-        reusable: bool,
-        in_use: &mut InUse,
-    ) -> Option<Option<crate::engine::buffer::Buffer>> {
-        let connection = in_use.connection()?;
-        let there = connection.input.as_ref().map_or(0, |it| it.len() as u64);
-        if there < length {
-            return None;
-        }
-        let body = connection.input.take();
-        if reusable && there == length {
-            in_use.give_back();
-        } else {
-            in_use.close();
-        }
-        Some(body)
-    }
-
-    fn poll_relay(
-        &mut self,
-        cx: &mut Context<'_>,
-        download: &mut Pump,
-        in_use: &mut InUse,
-        patience: &mut Patience,
-    ) -> Poll<Result<(), Broken>> {
-        let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
-        // What is wrong with the rest of the request is no longer of interest: an answer is under way.
-        if self.send(cx, connection).is_err() {
-            self.refused = true;
-        }
-        let client = &mut *self.client;
-        let from = (Some(&mut connection.stream), &mut connection.input);
-        let polled = download.poll(cx, from, &mut client.stream, &self.worker.buffers);
-        self.or_over(cx, polled, download, patience, || in_use.is_cut())
-    }
-
-    /// The result, or that it takes too long.
-    fn or_over(
-        &self,
-        cx: &mut Context<'_>,
-        polled: Poll<Result<(), Broken>>,
-        download: &Pump,
-        patience: &mut Patience,
-        is_cut: impl Fn() -> bool,
-    ) -> Poll<Result<(), Broken>> {
-        if polled.is_ready() {
-            return polled;
-        }
-        if is_cut() {
-            return Poll::Ready(Err(Broken::Cut));
-        }
-        loop {
-            patience.note(download, Instant::now());
-            let ends = patience.ends();
-            self.timer.set(self.times.total.map_or(ends, |total| total.min(ends)));
-            ready!(self.timer.poll(cx));
-            if self.times.total.is_some_and(|it| Instant::now() >= it) {
-                return Poll::Ready(Err(Broken::Over));
-            }
-            let late = || io::Error::from(ErrorKind::TimedOut);
-            match patience.over(Instant::now()) {
-                Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),
-                Some(Waits::Sink) => return Poll::Ready(Err(Broken::Sink(late()))),
-                None => {}
-            }
-        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use super::{client::Client, exchange::Done, request::Asked, timer::Timer};
+use super::{asked::Asked, client::Client, exchange::Done, timer::Timer};
 use crate::{
     answers::{After, Failure, Reason, Reply, append_direct, append_redirect},
+    engine::worker::Worker,
     failures::Failed,
     http1::{BodyLength, Method, Version},
     route::{CompiledRoute, FieldChanges},
-    worker::Worker,
 };
 
 /// Why a request is not served.

@@ -11,11 +11,16 @@ use store::{
     model::{Balance, HashOn},
 };
 
-use super::{client::Client, sent::write_head};
+use super::{
+    asked::{Asked, Request},
+    client::Client,
+    sent::write_head,
+};
 use crate::{
     answers::{Form, Reason},
     config::Limits,
     cookies::cookie,
+    engine::worker::Worker,
     forwarded::{Family, Origin, Scheme},
     http1::{
         BodyLength, ConnectionOptions, Field, FieldId, Fields, HeadError, Method, RequestLine, Version,
@@ -25,37 +30,7 @@ use crate::{
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
     target::{self, Authority, Target},
     via::MaxForwards,
-    worker::Worker,
 };
-
-/// What an answer of the gateway depends on.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) method: Method,
-    /// The client's version.
-    pub(crate) version: Version,
-    /// The request's body, as far as it is to come.
-    pub(crate) body: BodyLength,
-    /// The client's connection may serve another request.
-    pub(crate) keep_alive: bool,
-    /// What the client likes to read.
-    pub(crate) form: Form,
-    pub(crate) id: RequestId,
-}
-
-impl Asked {
-    /// Of a request whose head could not be read.
-    pub(crate) fn unread(worker: &Worker) -> Self {
-        Self {
-            method: Method::Other,
-            version: Version::Http11,
-            body: BodyLength::None,
-            keep_alive: false,
-            form: Form::wanted(std::iter::empty()),
-            id: worker.next_id(),
-        }
-    }
-}
 
 /// A request that is forwarded.
 #[derive(Debug)]
@@ -115,18 +90,6 @@ pub(crate) enum Step {
     Redirect(Asked, u16, String),
     /// Answered as the route says.
     Direct(Asked, Arc<CompiledRoute>),
-}
-
-/// A request's head with what was found out about it so far.
-pub(super) struct Request<'a> {
-    pub(super) octets: &'a [u8],
-    pub(super) line: &'a RequestLine,
-    pub(super) fields: &'a Fields,
-    pub(super) body: BodyLength,
-    pub(super) options: ConnectionOptions,
-    pub(super) expects: bool,
-    pub(super) origin: Origin<'a>,
-    pub(super) id: RequestId,
 }
 
 /// A request as routes are matched with it.
@@ -261,11 +224,6 @@ impl<'a> Request<'a> {
             table,
         };
         Ok(Step::Forward(plan, text))
-    }
-
-    /// True for HTTP/1.1.
-    pub(super) fn is_modern(&self) -> bool {
-        self.line.version == Version::Http11
     }
 
     fn asked(&self) -> Asked {

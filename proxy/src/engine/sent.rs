@@ -3,17 +3,17 @@
 use std::ops::Range;
 
 use super::{
+    asked::Request,
     client::Client,
     passed::{number, pass},
-    request::Request,
 };
 use crate::{
+    engine::worker::Worker,
     forwarded,
     http1::{BodyLength, Field, FieldId, Form, Version, decimal, end_of_head, field},
     route::{CompiledRoute, FieldChanges, NewPath},
     target::Authority,
     via::Received,
-    worker::Worker,
 };
 
 /// Writes the head for the instance.

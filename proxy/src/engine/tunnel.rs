@@ -5,6 +5,7 @@ use std::{future::poll_fn, io, task::Poll};
 
 use tokio::time::Instant;
 
+use super::worker::Worker;
 use super::{
     buffer::Buffers,
     client::Client,
@@ -14,7 +15,6 @@ use super::{
     timer::Timer,
     upstream::InUse,
 };
-use crate::worker::Worker;
 
 /// One direction.
 #[derive(Debug)]

@@ -1,3 +1,5 @@
+//! Fuzzing the reader of PROXY headers.
+
 use crate::proxy_protocol::{Header, MAX, read, write_v1, write_v2};
 
 /// Any octets as the beginning of a connection.

@@ -1,3 +1,5 @@
+//! The look-up of routes: its order, and its equality with a linear scan after any changes.
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use proptest::prelude::*;

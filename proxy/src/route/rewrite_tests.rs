@@ -1,3 +1,5 @@
+//! Rewritten paths, redirects and changed fields.
+
 use proptest::prelude::*;
 use store::model::{HeaderField, UrlRewrite};
 

@@ -1,3 +1,5 @@
+//! Shares by weight, and clients that stay with theirs.
+
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tables from snapshots, made whole and one after the other.
+
 use std::time::Duration;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Services as they are read, and what is said about wrong ones.
+
 use super::*;
 use crate::{Document, InputError, parse};
 

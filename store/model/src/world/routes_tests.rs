@@ -1,3 +1,5 @@
+//! Which routes get no request, and that it is said at the right line.
+
 use proptest::{prelude::*, sample::select};
 
 use super::*;

@@ -1,0 +1,57 @@
+//! A request's head while it is decided what is done with it, and what is needed of it for an answer of the gateway.
+
+use super::worker::Worker;
+use crate::{
+    answers::Form,
+    forwarded::Origin,
+    http1::{BodyLength, ConnectionOptions, Fields, Method, RequestLine, Version},
+    request_id::RequestId,
+};
+
+/// What an answer of the gateway depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// The client's version.
+    pub(crate) version: Version,
+    /// The request's body, as far as it is to come.
+    pub(crate) body: BodyLength,
+    /// The client's connection may serve another request.
+    pub(crate) keep_alive: bool,
+    /// What the client likes to read.
+    pub(crate) form: Form,
+    pub(crate) id: RequestId,
+}
+
+impl Asked {
+    /// Of a request whose head could not be read.
+    pub(crate) fn unread(worker: &Worker) -> Self {
+        Self {
+            method: Method::Other,
+            version: Version::Http11,
+            body: BodyLength::None,
+            keep_alive: false,
+            form: Form::wanted(std::iter::empty()),
+            id: worker.next_id(),
+        }
+    }
+}
+
+/// A request's head with what was found out about it so far.
+pub(super) struct Request<'a> {
+    pub(super) octets: &'a [u8],
+    pub(super) line: &'a RequestLine,
+    pub(super) fields: &'a Fields,
+    pub(super) body: BodyLength,
+    pub(super) options: ConnectionOptions,
+    pub(super) expects: bool,
+    pub(super) origin: Origin<'a>,
+    pub(super) id: RequestId,
+}
+
+impl Request<'_> {
+    /// True for HTTP/1.1.
+    pub(super) fn is_modern(&self) -> bool {
+        self.line.version == Version::Http11
+    }
+}

@@ -1,0 +1,135 @@
+//! Passing a response on to the client, after which its request is not repeated.
+
+use std::{
+    future::poll_fn,
+    io::{self, ErrorKind},
+    task::{Context, Poll, ready},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    answer::Response,
+    buffer::Buffer,
+    exchange::{Done, Exchange},
+    patience::{Demand, Patience},
+    pump::{Broken, Pump, Waits, release},
+    upstream::InUse,
+};
+
+impl Exchange<'_> {
+    /// Passes the response on; from here on the request is not repeated.
+    pub(crate) async fn relay(
+        &mut self,
+        response: Response,
+        text: Vec<u8>,
+        mut in_use: InUse,
+    ) -> (Done, Option<Broken>) {
+        let limits = self.worker.limits();
+        let instance_sends = Demand { silent: self.times.idle, rate: 0, grace: limits.rate_grace };
+        let client_takes =
+            Demand { silent: limits.send_timeout, rate: limits.min_response_rate, grace: limits.rate_grace };
+        let mut download = Pump::new(text, response.source, response.sink);
+        let mut whole = None;
+        if let (Some(length), true) = (response.length, self.uploaded) {
+            // What is complete needs its instance no longer: a slow client must not keep it in use.
+            whole = self.take_whole(length, response.reusable, &mut in_use);
+            if whole.is_some() {
+                self.admitted = None;
+            }
+        }
+        let mut patience = Patience::new(instance_sends, client_takes, Instant::now());
+        let ended = match whole {
+            Some(mut body) => {
+                let passed = poll_fn(|cx| {
+                    let client = &mut *self.client;
+                    let polled =
+                        download.poll(cx, (None, &mut body), &mut client.stream, &self.worker.buffers);
+                    self.or_over(cx, polled, &download, &mut patience, || false)
+                });
+                let passed = passed.await;
+                release(&mut body, &self.worker.buffers);
+                passed
+            }
+            None => poll_fn(|cx| self.poll_relay(cx, &mut download, &mut in_use, &mut patience)).await,
+        };
+        self.worker.buffers.give_back_text(download.into_text());
+        let done = match &ended {
+            Ok(()) if response.keep_alive => Done::KeepAlive,
+            Ok(()) if self.upload.is_read() && self.client.input.is_none() => Done::Close,
+            Ok(()) => Done::Linger,
+            Err(_) => Done::Abort,
+        };
+        if ended.is_ok() && response.reusable && self.uploaded {
+            in_use.give_back();
+        }
+        (done, ended.err())
+    }
+
+    /// A complete body, taken from its connection, which goes back to the others.
+    #[expect(clippy::option_option, reason = "an empty body has no buffer")]
+    fn take_whole(&self, length: u64, reusable: bool, in_use: &mut InUse) -> Option<Option<Buffer>> {
+        let connection = in_use.connection()?;
+        let there = connection.input.as_ref().map_or(0, |it| it.len() as u64);
+        if there < length {
+            return None;
+        }
+        let body = connection.input.take();
+        if reusable && there == length {
+            in_use.give_back();
+        } else {
+            in_use.close();
+        }
+        Some(body)
+    }
+
+    fn poll_relay(
+        &mut self,
+        cx: &mut Context<'_>,
+        download: &mut Pump,
+        in_use: &mut InUse,
+        patience: &mut Patience,
+    ) -> Poll<Result<(), Broken>> {
+        let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
+        // What is wrong with the rest of the request is no longer of interest: an answer is under way.
+        if self.send(cx, connection).is_err() {
+            self.refused = true;
+        }
+        let client = &mut *self.client;
+        let from = (Some(&mut connection.stream), &mut connection.input);
+        let polled = download.poll(cx, from, &mut client.stream, &self.worker.buffers);
+        self.or_over(cx, polled, download, patience, || in_use.is_cut())
+    }
+
+    /// The result, or that it takes too long.
+    fn or_over(
+        &self,
+        cx: &mut Context<'_>,
+        polled: Poll<Result<(), Broken>>,
+        download: &Pump,
+        patience: &mut Patience,
+        is_cut: impl Fn() -> bool,
+    ) -> Poll<Result<(), Broken>> {
+        if polled.is_ready() {
+            return polled;
+        }
+        if is_cut() {
+            return Poll::Ready(Err(Broken::Cut));
+        }
+        loop {
+            patience.note(download, Instant::now());
+            let ends = patience.ends();
+            self.timer.set(self.times.total.map_or(ends, |total| total.min(ends)));
+            ready!(self.timer.poll(cx));
+            if self.times.total.is_some_and(|it| Instant::now() >= it) {
+                return Poll::Ready(Err(Broken::Over));
+            }
+            let late = || io::Error::from(ErrorKind::TimedOut);
+            match patience.over(Instant::now()) {
+                Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),
+                Some(Waits::Sink) => return Poll::Ready(Err(Broken::Sink(late()))),
+                None => {}
+            }
+        }
+    }
+}
