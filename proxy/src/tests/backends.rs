@@ -318,7 +318,9 @@ async fn a_handshake_that_does_not_end_is_given_up_in_time() {
         limits.connect_timeout = Duration::from_millis(200);
         limits.retries = 0;
     });
-    let world = World::start_with(config, with_tls(authority.trusted()), &[silent.endpoint.clone()]).await;
+    let world =
+        World::start_with(config, with_tls(authority.trusted()), std::slice::from_ref(&silent.endpoint))
+            .await;
     let (status, text) = world.get("/").await;
     assert!(status >= 502 && text.contains("TLS handshake timed out"), "{status} {text}");
     eventually("its connection is closed", || silent.open() == 0).await;
