@@ -19,6 +19,7 @@ pub(crate) mod connection;
 mod dial;
 mod exchange;
 mod failure;
+mod logged;
 mod own_answer;
 mod passed;
 mod patience;

@@ -58,6 +58,7 @@ mod via;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -164,6 +165,19 @@ pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
 }
 
 impl Proxy {
+    /// Writes an access log. Before [`Self::run`].
+    ///
+    /// # Errors
+    /// When its file cannot be opened.
+    pub fn logging(self, settings: AccessLog) -> io::Result<Self> {
+        let handle = self.shared.handle.clone();
+        let metrics = Arc::clone(&self.shared.metrics);
+        let log = Arc::new(LogWriter::start(settings, metrics, move || handle.now())?);
+        // The first one stays, as nothing calls this twice.
+        let _ = self.shared.access_log.set(log);
+        Ok(self)
+    }
+
     /// Dials instances by the checks of their services. Without it, a TCP connection decides whether an instance that is down
     /// can be reached again, and no other is dialled.
     #[must_use]
@@ -433,6 +447,12 @@ impl ProxyHandle {
     #[must_use]
     pub fn unready(&self) -> Option<&'static str> {
         self.shared.unready()
+    }
+
+    /// Its access log, to open its file again; `None` if it has none.
+    #[must_use]
+    pub fn access_log(&self) -> Option<Arc<LogWriter>> {
+        self.shared.access_log.get().cloned()
     }
 
     /// Its counters.

@@ -51,6 +51,11 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
         let worker = own(&worker);
         vital::task("the gateway's cutting of requests", async move { worker.follow_cuts().await })
     });
+    if worker.log.borrow().is_some() {
+        let worker = own(&worker);
+        let ticking = async move { worker.tick_log().await };
+        tokio::task::spawn_local(vital::task("the gateway's access log", ticking));
+    }
     let mut arrivals = door.open()?;
     while let Some(accepted) = arrivals.next().await {
         spawn(&worker, accepted)?;

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     accept::Places,
+    access_log::LogWriter,
     answers::Answers,
     balance::retry::RetryPolicy,
     config::Config,
@@ -52,6 +53,10 @@ pub(crate) struct Shared {
     pub(crate) following: Following,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The access log, if there is one.
+    pub(crate) access_log: OnceLock<Arc<LogWriter>>,
+    /// The addresses of the listeners, for the access log.
+    pub(crate) listener_names: Vec<String>,
     /// The texts of the gateway's own answers.
     pub(crate) answers: Answers,
     /// What the log shows of failures.
@@ -91,6 +96,7 @@ impl Shared {
         workers: usize,
     ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
+        let listener_names = addresses.iter().map(ToString::to_string).collect();
         let limits = &config.limits;
         let retry = Arc::new(RetryPolicy { attempts: limits.retries, ..RetryPolicy::default() });
         let (most, each) = (limits.max_connections, limits.max_connections_per_client);
@@ -112,6 +118,8 @@ impl Shared {
             phase: watch::Sender::new(Phase::Serving),
             cuts: watch::Sender::new(()),
             seed: fastrand::u64(..),
+            access_log: OnceLock::new(),
+            listener_names,
             answers: Answers::default(),
             failures: Failures::default(),
             retry,

@@ -12,6 +12,7 @@ mod hostile;
 mod http;
 mod instances;
 mod listeners;
+mod logging;
 mod names;
 mod policies;
 mod refusals;

@@ -5,7 +5,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use proxy::tls::{Identity, Version};
+use proxy::{
+    LogTarget, LoggedQuery,
+    tls::{Identity, Version},
+};
 use store::model::{
     Span,
     read::{Fields, Reader},
@@ -55,7 +58,32 @@ pub(super) fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
         lameduck: fields.or("lameduck", Duration::from_secs(5), span),
         shutdown_deadline: fields.or("shutdown_deadline", Duration::from_secs(30), span),
         limits: limits.unwrap_or_default(),
+        access_log: fields.get("access_log").and_then(|at| access_log(&at.fields()?)),
     })
+}
+
+/// The access log.
+fn access_log(fields: &Fields<'_>) -> Option<proxy::AccessLog> {
+    let expected = "a file, such as /var/log/waypost/access.log, or \"stdout\"";
+    let target = fields.required("path", expected, |it| {
+        let text = it.text(4_096)?;
+        Some(if text == "stdout" { LogTarget::Stdout } else { LogTarget::File(path(&it)?) })
+    });
+    let sample = fields.or("sample_percent", 100, |it| it.int(0..=100_u32));
+    let query = fields.or("query", LoggedQuery::default(), |it| match it.text(16)? {
+        "whole" => Some(LoggedQuery::Whole),
+        "names" => Some(LoggedQuery::Names),
+        "off" => Some(LoggedQuery::Off),
+        _ => {
+            it.wrong("whole, names or off");
+            None
+        }
+    });
+    let least = proxy::AccessLog::MIN_BUFFER;
+    let usual = proxy::AccessLog::to(LogTarget::Stdout).buffer;
+    let buffer = fields.or("buffer", usual, |it| it.int(least..=1_073_741_824));
+    let sample = sample * (proxy::AccessLog::ALL / 100);
+    Some(proxy::AccessLog { target: target?, sample, query, buffer })
 }
 
 /// The items that are written in a list, whether they can be read or not.

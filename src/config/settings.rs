@@ -160,6 +160,8 @@ pub struct Proxy {
     pub shutdown_deadline: Duration,
     /// Its limits.
     pub limits: proxy::Limits,
+    /// Its access log; none if it is absent.
+    pub access_log: Option<proxy::AccessLog>,
 }
 
 impl Proxy {

@@ -37,6 +37,9 @@ pub enum NodeError {
     /// One of its own listeners.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The access log of the gateway.
+    #[error("[proxy.access_log] path: {0}")]
+    AccessLog(io::Error),
     /// The DNS role.
     #[error("[dns]: {0}")]
     Dns(#[from] dns::Error),

@@ -92,3 +92,13 @@ pub(super) fn zones_part(zones: Arc<ZonesDir>) -> Part {
         }
     })
 }
+
+/// Opens the access log again on SIGHUP. The file itself is not looked at: it changes with every request.
+pub(super) fn access_log_part(log: Arc<proxy::LogWriter>) -> Part {
+    let look = || Signature::of_files(&[] as &[&std::path::Path]);
+    Part::new("[proxy.access_log]", look, move || match (log.path(), log.reopen()) {
+        (None, _) => Reread::Unchanged,
+        (Some(path), Ok(())) => Reread::Reread(path.display().to_string()),
+        (Some(path), Err(error)) => Reread::Kept(format!("{}: {error}", path.display())),
+    })
+}

@@ -18,7 +18,7 @@ use super::{
     error::NodeError,
     listeners::Listeners,
     parts::Node,
-    rereads::{authorities_part, cookie_part, zones_part},
+    rereads::{access_log_part, authorities_part, cookie_part, zones_part},
     serve::doubts,
 };
 use crate::{
@@ -136,6 +136,13 @@ impl Node {
             }
             let gateway = proxy::bind(self.gateway_config(config, proxy, shown), handle.clone())?;
             let gateway = gateway.dialling(Arc::clone(&self.checks) as _);
+            let gateway = match &proxy.access_log {
+                Some(log) => gateway.logging(log.clone()).map_err(NodeError::AccessLog)?,
+                None => gateway,
+            };
+            if let Some(log) = gateway.handle().access_log() {
+                self.rereads.extend([access_log_part(log)]);
+            }
             let running = gateway.handle();
             self.sources.push(running.metrics());
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));

@@ -1,6 +1,6 @@
 //! A request's head while it is decided what is done with it, and what is needed of it for an answer of the gateway.
 
-use super::worker::Worker;
+use super::{logged::Logged, worker::Worker};
 use crate::{
     answers::Form,
     forwarded::Origin,
@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     /// What the client likes to read.
     pub(crate) form: Form,
     pub(crate) id: RequestId,
+    /// What the access log tells of it, if there is one.
+    pub(crate) logged: Option<Box<Logged>>,
 }
 
 impl Asked {
@@ -33,6 +35,7 @@ impl Asked {
             keep_alive: false,
             form: Form::wanted(std::iter::empty()),
             id: worker.next_id(),
+            logged: None,
         }
     }
 }
@@ -47,6 +50,9 @@ pub(super) struct Request<'a> {
     pub(super) expects: bool,
     pub(super) origin: Origin<'a>,
     pub(super) id: RequestId,
+    /// There is an access log.
+    pub(super) logged: bool,
+    pub(super) worker: &'a Worker,
 }
 
 impl Request<'_> {

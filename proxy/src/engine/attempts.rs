@@ -9,6 +9,7 @@ use super::{
     client::Client,
     exchange::{Done, Exchange, Outcome},
     failure::{Failure, Late},
+    logged::Became,
     own_answer::{self, Cause},
     pump::Broken,
     request::Plan,
@@ -52,10 +53,18 @@ pub(crate) async fn forward(
     let done = match tried {
         Ok((Outcome::Response(response, text, in_use), instance)) => {
             worker.metrics().responded(response.status);
+            let (status, first_byte) = (response.status, exchange.since_begun());
             let (done, broken) = exchange.relay(response, text, in_use).await;
-            if let Some(broken) = &broken {
-                broke_off(worker, &mut attempts, broken, (plan, &instance));
-            }
+            let reason =
+                broken.as_ref().and_then(|it| broke_off(worker, &mut attempts, it, (plan, &instance)));
+            exchange.log(Became {
+                status,
+                reason,
+                instance: &instance.endpoint.id,
+                site: site_of(&instance),
+                first_byte: Some(first_byte),
+                ..Became::default()
+            });
             if let Some(Broken::Cut) = broken {
                 log_cut(exchange.client, plan, &instance);
             }
@@ -64,7 +73,11 @@ pub(crate) async fn forward(
         }
         Ok((Outcome::Switch(text, mut in_use), instance)) => {
             worker.metrics().responded(101);
+            let first_byte = Some(exchange.since_begun());
             let (done, broken) = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
+            let (instance_id, site) = (&instance.endpoint.id, site_of(&instance));
+            let became = Became { status: 101, instance: instance_id, site, first_byte, ..Became::default() };
+            exchange.log(became);
             if let Some(Broken::Cut) = broken {
                 log_cut(exchange.client, plan, &instance);
             }
@@ -73,6 +86,9 @@ pub(crate) async fn forward(
         Err(failure) => {
             // What is left of a body is not read.
             let rest = if exchange.upload.is_read() { BodyLength::None } else { plan.asked.body };
+            let reason = cause(plan, failure.as_ref(), &asked_last).reason;
+            let status = if reason.is_answered() { reason.status() } else { 0 };
+            exchange.log(Became { status, reason: Some(reason), instance: &asked_last, ..Became::default() });
             worker.buffers.give_back_text(exchange.upload.into_text());
             give_up(worker, client, (plan, rest), (failure, &asked_last), timer).await
         }
@@ -87,7 +103,7 @@ fn broke_off(
     attempts: &mut Attempts,
     broken: &Broken,
     (plan, instance): (&Plan, &Arc<Instance>),
-) {
+) -> Option<Reason> {
     let (outcome, reason) = match broken {
         Broken::Source(error) if error.kind() == ErrorKind::TimedOut => {
             (Is::BodyStalled, Some(Reason::AnswerStalled))
@@ -118,6 +134,11 @@ fn broke_off(
         }
     }
     worker.count(attempts.report(instance, outcome, None, now));
+    reason
+}
+
+fn site_of(instance: &Instance) -> &str {
+    instance.endpoint.meta.get("site").map_or("", String::as_str)
 }
 
 /// Tries one instance after the other. The error is `None` when there was none to try.
@@ -236,7 +257,7 @@ fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) ->
         Some(Failure::ClientLarge) => (Reason::BodyTooLarge, "".into()),
         Some(Failure::ClientGone) => (Reason::ClientGone, "".into()),
     };
-    Cause { reason, words, service: plan.service(), instance }
+    Cause { reason, words, service: plan.service(), instance, logged: true }
 }
 
 /// What an error says that its kind does not.

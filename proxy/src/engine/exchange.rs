@@ -22,6 +22,7 @@ use super::{
     client::Client,
     dial::{DialError, of_client},
     failure::{Failure, Late},
+    logged::Became,
     patience::{Demand, Patience},
     pool::UpstreamConnection,
     pump::{Broken, Pump, Sink, Source, Waits, release},
@@ -89,6 +90,13 @@ pub(crate) struct Exchange<'a> {
     try_ends: Option<Instant>,
     /// Its place among the requests of its service, where these are limited.
     pub(super) admitted: Option<Admitted>,
+    begun: Instant,
+    /// Attempts so far.
+    tries: u32,
+    /// How long the last connection took to be made.
+    connected: Option<Duration>,
+    /// Octets of the response's body that the client has got.
+    pub(super) passed: u64,
 }
 
 /// How long a request may take, by its route and the gateway.
@@ -178,6 +186,10 @@ impl<'a> Exchange<'a> {
             ended: None,
             times: Times::of(plan, limits, now),
             try_ends: None,
+            begun: now,
+            tries: 0,
+            connected: None,
+            passed: 0,
             admitted: None,
             worker,
             client,
@@ -231,6 +243,26 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// How long ago the request began.
+    pub(crate) fn since_begun(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Writes the line of the access log; what this knows is added.
+    pub(crate) fn log(&self, became: Became<'_>) {
+        let Some(logged) = &self.plan.asked.logged else { return };
+        let became = Became {
+            route: self.plan.route.name().as_str(),
+            service: self.plan.service(),
+            attempts: self.tries,
+            bytes_in: self.upload.passed,
+            bytes_out: self.passed,
+            connect: self.connected,
+            ..became
+        };
+        logged.write(self.worker, self.client, self.plan.asked.id.as_bytes(), &became);
+    }
+
     /// How long the instance took to answer.
     pub(crate) fn took(&self) -> Duration {
         self.asked.elapsed()
@@ -247,6 +279,7 @@ impl<'a> Exchange<'a> {
     /// What became of it instead of a response.
     pub(crate) async fn attempt(&mut self, picked: Picked, fresh: bool) -> Result<Outcome, Failure> {
         let Picked { addresses, in_flight } = picked;
+        self.tries += 1;
         let mut in_use = InUse::new(&self.worker.upstream, in_flight);
         self.reach(&mut in_use, &addresses, fresh).await?;
         self.upload.restart();
@@ -293,6 +326,7 @@ impl<'a> Exchange<'a> {
         if in_use.connection().is_none() {
             let client = of_client(self.client.peer, self.client.local);
             let within = self.connect_time();
+            let from = Instant::now();
             let dial = Dial { addresses, terms, client, place, within };
             // Boxed, because few requests need one, and all would be larger.
             Box::pin(in_use.connect(dial)).await.map_err(|error| match error {
@@ -300,6 +334,7 @@ impl<'a> Exchange<'a> {
                 DialError::Insecure(error) => Failure::Insecure(error),
                 DialError::Unprepared(why) => Failure::Unprepared(why),
             })?;
+            self.connected = Some(from.elapsed());
             if let Some(instance) = in_use.instance() {
                 Attempts::connected(instance, self.worker.shared.handle.now());
             }

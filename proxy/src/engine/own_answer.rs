@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{asked::Asked, client::Client, exchange::Done, timer::Timer};
+use super::{asked::Asked, client::Client, exchange::Done, logged::Became, timer::Timer};
 use crate::{
     answers::{After, Failure, Reason, Reply, append_direct, append_redirect},
     engine::worker::Worker,
@@ -21,12 +21,14 @@ pub(crate) struct Cause<'a> {
     pub(crate) service: &'a str,
     /// The instance that was asked last; empty if none was.
     pub(crate) instance: &'a str,
+    /// The caller logs the request, because it knows more.
+    pub(crate) logged: bool,
 }
 
 impl<'a> Cause<'a> {
     /// Of a request that is for no service.
     pub(crate) fn of(reason: Reason, words: impl Into<Cow<'a, str>>) -> Self {
-        Self { reason, words: words.into(), service: "", instance: "" }
+        Self { reason, words: words.into(), service: "", instance: "", logged: false }
     }
 }
 
@@ -38,7 +40,7 @@ pub(crate) async fn fail(
     cause: &Cause<'_>,
     timer: &Timer,
 ) -> Done {
-    let Cause { reason, words, service, instance } = cause;
+    let Cause { reason, words, service, instance, .. } = cause;
     worker.count_failure(*reason);
     if reason.status() >= 500 {
         let id = asked.id.as_bytes();
@@ -49,10 +51,16 @@ pub(crate) async fn fail(
     }
     let failure = Failure { reason: *reason, service, words, retry_after: None };
     let closes = reason.closes();
-    answer(worker, client, asked, (reason.status(), closes), timer, |text, reply| {
+    let done = answer(worker, client, asked, (reason.status(), closes), timer, |text, reply| {
         worker.shared.answers.pages().append_to(text, &failure, asked.form, reply);
     })
-    .await
+    .await;
+    if let (Some(logged), false) = (&asked.logged, cause.logged) {
+        let status = reason.status();
+        let became = Became { status, reason: Some(*reason), service, instance, ..Became::default() };
+        logged.write(worker, client, asked.id.as_bytes(), &became);
+    }
+    done
 }
 
 /// Answers with a short text.
@@ -68,6 +76,7 @@ pub(crate) async fn text(
         append_direct(text, status, b"text/plain; charset=utf-8", body.as_bytes(), reply);
     })
     .await
+    .logged(worker, client, asked, status, "")
 }
 
 /// Sends the client elsewhere.
@@ -82,6 +91,7 @@ pub(crate) async fn redirect(
         append_redirect(text, status, location.as_bytes(), reply);
     })
     .await
+    .logged(worker, client, asked, status, "")
 }
 
 /// Answers as the route says.
@@ -100,6 +110,18 @@ pub(crate) async fn direct(
         append_direct(text, direct.status, direct.content_type.as_bytes(), direct.body.as_bytes(), &reply);
     })
     .await
+    .logged(worker, client, asked, direct.status, route.name().as_str())
+}
+
+impl Done {
+    /// Logs a request that was answered well by the gateway itself.
+    fn logged(self, worker: &Worker, client: &Client, asked: &Asked, status: u16, route: &str) -> Self {
+        if let Some(logged) = &asked.logged {
+            let became = Became { status, route, ..Became::default() };
+            logged.write(worker, client, asked.id.as_bytes(), &became);
+        }
+        self
+    }
 }
 
 /// Writes an answer.

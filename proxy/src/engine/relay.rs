@@ -53,6 +53,7 @@ impl Exchange<'_> {
             }
             None => poll_fn(|cx| self.poll_relay(cx, &mut download, &mut in_use, &mut patience)).await,
         };
+        self.passed = download.passed;
         self.worker.buffers.give_back_text(download.into_text());
         let done = match &ended {
             Ok(()) if response.keep_alive => Done::KeepAlive,

@@ -14,6 +14,7 @@ use store::{
 use super::{
     asked::{Asked, Request},
     client::Client,
+    logged::Logged,
     sent::write_head,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
         BodyLength, ConnectionOptions, Field, FieldId, Fields, HeadError, Method, RequestLine, Version,
         connection_options, request_body,
     },
-    request_id::RequestId,
+    request_id::{RequestId, trace_id},
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
     target::{self, Authority, Target},
     via::MaxForwards,
@@ -158,6 +159,8 @@ pub(crate) fn plan(worker: &Worker, client: &Client, line: &RequestLine, fields:
         expects: false,
         origin: client.hop.origin(Family::XForwarded, values, |address| networks.contain(address)),
         id: taken.and_then(RequestId::taken).unwrap_or_else(|| worker.next_id()),
+        logged: worker.log.borrow().is_some(),
+        worker,
     };
     if let Err(error) = body {
         return *request.refuse_head(error);
@@ -211,8 +214,14 @@ impl<'a> Request<'a> {
             (worker, client),
             (found.route, upgrades),
         );
+        let mut asked = self.asked();
+        match (found.route.document.access_log, &mut asked.logged) {
+            (Some(false), logged) => *logged = None,
+            (Some(true), Some(logged)) => logged.always(),
+            _ => {}
+        }
         let plan = Plan {
-            asked: self.asked(),
+            asked,
             backend,
             target: worker.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
             key: self.key(&table, backend, &routed),
@@ -234,7 +243,27 @@ impl<'a> Request<'a> {
             keep_alive: self.options.persists(self.line.version),
             form: Form::wanted(self.fields.all(FieldId::Accept).map(|it| it.value.get(self.octets))),
             id: self.id,
+            logged: self.logged.then(|| self.logged()),
         }
+    }
+
+    /// What the access log tells of it.
+    fn logged(&self) -> Box<Logged> {
+        let value = |id| self.fields.value(id, self.octets).unwrap_or_default();
+        let target = self.line.target.get(self.octets);
+        let end = target.iter().position(|octet| *octet == b'?').unwrap_or(target.len());
+        let query = target.get(end + 1..).unwrap_or_default();
+        let client = (self.origin.client, self.origin.client_port, self.origin.scheme.as_str());
+        let texts = [
+            self.line.method.get(self.octets),
+            value(FieldId::Host),
+            &target[..end],
+            query,
+            value(FieldId::UserAgent),
+            value(FieldId::Referer),
+            trace_id(value(FieldId::Traceparent)).unwrap_or_default(),
+        ];
+        Logged::new(self.worker, client, self.line.version, texts)
     }
 
     fn fail(&self, reason: Reason, words: &'static str) -> Box<Step> {

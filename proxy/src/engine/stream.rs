@@ -6,11 +6,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustls::ProtocolVersion;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{client, server};
+
+use crate::access_log::Tls;
 
 /// A connection's socket.
 #[derive(Debug)]
@@ -63,6 +66,21 @@ impl Stream {
     /// Ends our side of the connection.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         inside!(self, poll_shutdown(cx))
+    }
+
+    /// What the access log tells of a client's TLS.
+    pub(crate) fn tls(&self) -> Option<Tls<'_>> {
+        let Self::Server(stream) = self else { return None };
+        let session = stream.get_ref().1;
+        Some(Tls {
+            version: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "",
+            },
+            cipher: session.negotiated_cipher_suite().and_then(|it| it.suite().as_str()).unwrap_or_default(),
+            sni: session.server_name().unwrap_or_default(),
+        })
     }
 
     /// True without TLS.

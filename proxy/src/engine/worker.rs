@@ -12,6 +12,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    access_log::WorkerLog,
     answers::Reason,
     balance::{
         attempts::Changed,
@@ -29,6 +30,7 @@ use crate::{
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const LOG_EVERY: Duration = Duration::from_millis(250);
 
 /// A worker's state.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub(crate) struct Worker {
     pub(crate) fields: FreeFields,
     date: RefCell<DateCache>,
     ids: RefCell<RequestIds>,
+    pub(crate) log: RefCell<Option<WorkerLog>>,
     /// Connections without a request are closed from then on.
     closes: Cell<Option<Instant>>,
     picker: RefCell<Picker>,
@@ -62,6 +65,7 @@ impl Worker {
             fields: FreeFields::default(),
             date: RefCell::default(),
             ids: RefCell::default(),
+            log: RefCell::new(shared.access_log.get().map(|it| it.worker())),
             closes: Cell::new(None),
             picker: RefCell::default(),
             budget: RefCell::new(RetryBudget::new(
@@ -181,6 +185,16 @@ impl Worker {
         }
         if changed.went_down {
             self.metrics().downs.increment();
+        }
+    }
+
+    /// Hands lines of the access log over that have waited long enough.
+    pub(crate) async fn tick_log(&self) {
+        loop {
+            tokio::time::sleep(LOG_EVERY).await;
+            if let Some(log) = &mut *self.log.borrow_mut() {
+                log.tick(self.shared.handle.now());
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{client::Client, instances::Instance};
 use crate::{
-    Config, Error, Limits, Listener, Metrics, ProxyHandle, bind,
+    AccessLog, Config, Error, Limits, Listener, Metrics, ProxyHandle, bind,
     testing::{eventually, name, snapshot, sources},
     tls::ServerTls,
 };
@@ -54,6 +54,18 @@ impl World {
         let (handle, publisher) = handle::channel(Clock::default(), lease);
         let proxy = bind(config, handle).unwrap();
         Self { proxy: proxy.handle(), publisher, running: tokio::spawn(proxy.run()) }
+    }
+
+    /// A gateway with an access log that is ready; `web` has these instances and `shop` none.
+    pub(super) async fn start_logging(config: Config, log: AccessLog, web: &[Endpoint]) -> Self {
+        let (handle, publisher) = handle::channel(Clock::default(), Duration::from_secs(60));
+        let proxy = bind(config, handle).unwrap().logging(log).unwrap();
+        let world = Self { proxy: proxy.handle(), publisher, running: tokio::spawn(proxy.run()) };
+        world.publisher.publish_snapshot(snapshot(sources()));
+        world.discover("web", web);
+        world.discover("shop", &[]);
+        world.ready().await;
+        world
     }
 
     /// A gateway that is ready; `web` has these instances and `shop` none.
