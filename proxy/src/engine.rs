@@ -28,5 +28,6 @@ mod sent;
 pub(crate) mod stream;
 pub(crate) mod timer;
 mod tunnel;
+mod unread;
 pub(crate) mod upstream;
 mod waiting;
