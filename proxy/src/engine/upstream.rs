@@ -56,7 +56,7 @@ pub(crate) enum Turn {
     /// A new one may be made.
     Place(Admitted),
     /// One is free.
-    Connection(UpstreamConnection),
+    Connection(Box<UpstreamConnection>),
 }
 
 /// The connections of one worker, and the drains that they must obey.
@@ -323,7 +323,7 @@ impl InUse {
             let _leaves = Leaves(upstream, ticket);
             tokio::select! {
                 biased;
-                Ok(connection) = handed => Ok(Turn::Connection(connection)),
+                Ok(connection) = handed => Ok(Turn::Connection(Box::new(connection))),
                 place = circuit.connection() => place.map(Turn::Place),
             }
         }
