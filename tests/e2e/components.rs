@@ -19,6 +19,7 @@ pub struct Components {
     kdig: Result<PathBuf, String>,
     aioquic: Result<PathBuf, String>,
     namespaces: Result<PathBuf, String>,
+    gateway_tools: Result<PathBuf, String>,
 }
 
 impl Components {
@@ -39,6 +40,7 @@ impl Components {
             kdig: on_path("kdig"),
             aioquic: aioquic(),
             namespaces: namespaces(),
+            gateway_tools: gateway_tools(),
         }
     }
 
@@ -163,6 +165,15 @@ impl Components {
         needs("aioquic", &self.aioquic, name.to_owned(), test)
     }
 
+    /// The test runs Python with httpbin and a WebSocket library, curl, wrk, openssl and slowhttptest.
+    pub fn needs_gateway_tools(
+        &self,
+        name: &str,
+        test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        needs("what the gateway is tried with", &self.gateway_tools, name.to_owned(), |_| test())
+    }
+
     pub fn needs_kdig(
         &self,
         name: &str,
@@ -215,12 +226,23 @@ fn namespaces() -> Result<PathBuf, String> {
     }
 }
 
-/// Tried, since the package has parts that are compiled for one Python.
 fn aioquic() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/components/python");
-    let tried = Command::new("python3").args(["-c", "import aioquic"]).env("PYTHONPATH", &folder).output();
+    packages("python", "import aioquic")
+}
+
+fn gateway_tools() -> Result<PathBuf, String> {
+    for program in ["curl", "wrk", "openssl", "slowhttptest"] {
+        on_path(program)?;
+    }
+    packages("gateway", "import httpbin, gunicorn, websockets")
+}
+
+/// The folder of Python packages; tried, since some have parts that are compiled for one Python.
+fn packages(folder: &str, import: &str) -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/components").join(folder);
+    let tried = Command::new("python3").args(["-c", import]).env("PYTHONPATH", &folder).output();
     let tried = tried.map_err(|error| format!("python3: {error}"))?;
-    if tried.status.success() { Ok(folder) } else { Err(format!("no package in {}", folder.display())) }
+    if tried.status.success() { Ok(folder) } else { Err(format!("no packages in {}", folder.display())) }
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf, String> {

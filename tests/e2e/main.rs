@@ -30,6 +30,7 @@ mod engine;
 mod exchange;
 mod failover;
 mod full_disk;
+mod gateway;
 mod geo;
 mod harness;
 mod identical;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
     trials.extend(drains_across::trials(&components));
     trials.extend(engine::trials(&components));
     trials.extend(full_disk::trials());
+    trials.extend(gateway::trials(&components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());
     trials.extend(idle::trials(&components));
