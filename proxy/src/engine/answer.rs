@@ -12,6 +12,7 @@ use crate::{
         BodyLength, ChunkedDecoder, FieldId, Fields, HeadError, Method, StatusLine, TrailerLimits, Version,
         announces_forbidden_body, connection_options, end_of_head, field, response_body, status_line,
     },
+    request_id::Timing,
     route::FieldChanges,
 };
 
@@ -44,7 +45,7 @@ pub(crate) fn forward(
     plan: &Plan,
     (line, fields, octets): (&StatusLine, &Fields, &[u8]),
     keep_alive: bool,
-    date: &[u8],
+    (date, timing): (&[u8], Option<Timing>),
     text: &mut Vec<u8>,
 ) -> Result<Response, HeadError> {
     let body = response_body(plan.asked.method == Method::Head, line.status, line.version, fields, octets)?;
@@ -72,6 +73,9 @@ pub(crate) fn forward(
     }
     if let Some(lines) = changed.map(FieldChanges::lines) {
         text.extend_from_slice(lines);
+    }
+    if let Some(timing) = timing {
+        timing.append_to(text);
     }
     if let Some(cookie) = &plan.set_cookie {
         field(text, b"set-cookie", cookie.as_bytes());

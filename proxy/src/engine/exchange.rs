@@ -42,6 +42,7 @@ use crate::{
         BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
         read_response,
     },
+    request_id::Timing,
     service::{
         circuit::{Admitted, Circuit},
         connections::Connections,
@@ -578,9 +579,15 @@ impl<'a> Exchange<'a> {
             _ => {
                 let keep_alive =
                     self.plan.asked.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
-                let response = self
-                    .worker
-                    .with_date(|date| answer::forward(self.plan, head, keep_alive, date, &mut text));
+                let timing = self.plan.route.document.server_timing.then(|| Timing {
+                    pick: None,
+                    connect: self.connected,
+                    first_byte: Some(self.took()),
+                    total: Some(self.since_begun()),
+                });
+                let response = self.worker.with_date(|date| {
+                    answer::forward(self.plan, head, keep_alive, (date, timing), &mut text)
+                });
                 let response = response.map_err(|error| Failure::Refused(error.as_str()))?;
                 connection.closes_after = response.closes_after;
                 Seen::Final(response, text)

@@ -267,3 +267,18 @@ async fn requests_have_ids() {
         .await;
     assert_eq!(answer.field("x-request-id"), Some("mine"));
 }
+
+#[tokio::test]
+async fn a_route_tells_how_long_its_requests_took() {
+    let web = Instance::new("web-1").await;
+    let world = with(Route { server_timing: true, ..plain() }, &[&web]).await;
+    let mut client = world.client().await;
+    let first = client.get("web.example.com", "/").await;
+    let text = first.field("server-timing").unwrap();
+    assert!(
+        ["gw-connect;dur=", "gw-first-byte;dur=", "gw-total;dur="].iter().all(|it| text.contains(it)),
+        "{text}"
+    );
+    let second = client.get("web.example.com", "/").await;
+    assert!(!second.field("server-timing").unwrap().contains("gw-connect"), "an idle connection was used");
+}
