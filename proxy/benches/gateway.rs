@@ -35,6 +35,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         listeners: vec![Listener::plain("127.0.0.1:8000".parse()?)],
         workers: 1,
         lameduck: Duration::ZERO,
+        folder: std::path::PathBuf::new(),
         shutdown_deadline: Duration::from_secs(1),
         limits: Limits::default(),
         tls: proxy::tls::ServerTls::default(),

@@ -5,6 +5,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub node: String,
     /// Identifies this process, drawn at its start: a restarted gateway has to prove drains again.
     pub boot: String,
+    /// Where relative paths in documents begin.
+    pub folder: PathBuf,
     /// Where to listen and how, at least one.
     pub listeners: Vec<Listener>,
     /// What is shown to clients that speak TLS; it may be set and changed at any time.

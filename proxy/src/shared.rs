@@ -103,6 +103,7 @@ impl Shared {
         Arc::new(Self {
             places: Places::new(most, each, workers, Arc::clone(&metrics)),
             phase_now: AtomicU8::new(0),
+            tls: tls::Backends::new(config.folder.clone()),
             to_gateways: Connections::with_gateways(&config.limits),
             via: Via::new(&config.node),
             config,
@@ -113,7 +114,6 @@ impl Shared {
             metrics,
             table: ArcSwapOption::empty(),
             names: Names::default(),
-            tls: tls::Backends::default(),
             crowded: watch::Sender::new(()),
             phase: watch::Sender::new(Phase::Serving),
             cuts: watch::Sender::new(()),

@@ -171,6 +171,7 @@ impl Node {
             site: config.site.clone(),
             node: config.node.to_string(),
             boot: self.boot.clone(),
+            folder: config.folder(),
             listeners: proxy.all_listeners().collect(),
             tls,
             workers: proxy.workers,

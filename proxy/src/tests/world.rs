@@ -32,6 +32,7 @@ pub(super) fn config() -> Config {
         site: name("s1"),
         node: "gw-1".into(),
         boot: "boot-1".into(),
+        folder: std::path::PathBuf::new(),
         listeners: vec![Listener::plain("127.0.0.1:0".parse().unwrap())],
         tls: ServerTls::default(),
         workers: 2,

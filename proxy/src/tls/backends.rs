@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use store::model::BackendTls;
+use store::model::{BackendTls, ClientCertificate};
 
 use super::{ClientSettings, ClientTls, Identity};
 
@@ -43,12 +43,30 @@ impl Backend {
 
 /// All of them, by their settings without the name that is asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Backends(Mutex<HashMap<BackendTls, Arc<Backend>>>);
+pub(crate) struct Backends {
+    /// Where relative paths begin.
+    folder: PathBuf,
+    all: Mutex<HashMap<BackendTls, Arc<Backend>>>,
+}
 
 impl Backends {
+    /// None yet. Relative paths begin at `folder`.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder, all: Mutex::default() }
+    }
+
     /// The backend of these settings. Reads files if they are new.
     pub(crate) fn get(&self, settings: &BackendTls) -> Arc<Backend> {
-        let key = BackendTls { server_name: None, ..settings.clone() };
+        let here = |path: &PathBuf| self.folder.join(path);
+        let key = BackendTls {
+            server_name: None,
+            verify: settings.verify,
+            ca_file: settings.ca_file.as_ref().map(here),
+            client_certificate: settings
+                .client_certificate
+                .as_ref()
+                .map(|it| ClientCertificate { certificate: here(&it.certificate), key: here(&it.key) }),
+        };
         Arc::clone(self.all().entry(key).or_insert_with_key(|key| Arc::new(prepare(key))))
     }
 
@@ -65,7 +83,7 @@ impl Backends {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<BackendTls, Arc<Backend>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
