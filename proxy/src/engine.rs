@@ -32,6 +32,7 @@ mod sent;
 pub(crate) mod stream;
 pub(crate) mod timer;
 mod tunnel;
+mod unread;
 pub(crate) mod upstream;
 mod waiting;
 pub(crate) mod worker;

@@ -69,3 +69,21 @@ pub(crate) async fn establish(
 pub(crate) const fn of_client(peer: SocketAddr, local: SocketAddr) -> Addresses {
     Addresses { source: peer, destination: local }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_are_asked_for_life_and_send_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_up(&stream, Duration::from_secs(42)).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(42));
+        let never = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_up(&never, Duration::ZERO).unwrap();
+        assert!(!SockRef::from(&never).keepalive().unwrap());
+    }
+}

@@ -29,6 +29,7 @@ use super::{
     queue::{self, Bounds, NoTurn},
     request::Plan,
     timer::Timer,
+    unread,
     upstream::{Dial, InUse, Turn},
 };
 use crate::{
@@ -77,6 +78,8 @@ pub(crate) struct Exchange<'a> {
     pub(super) uploaded: bool,
     /// The instance takes no more of the body.
     pub(super) refused: bool,
+    /// The instance has certainly read nothing of what was written.
+    unread: bool,
     /// The body waits for a 100 since then.
     held: Option<Instant>,
     interim: u8,
@@ -179,6 +182,7 @@ impl<'a> Exchange<'a> {
             upload: Pump::new(text, source, sink).keep(limits.request_buffer).allow(plan.body_limit(limits)),
             uploaded: false,
             refused: false,
+            unread: false,
             held: (plan.expects && client.input.is_none()).then_some(now),
             interim: 0,
             patience: upload_patience(limits, now),
@@ -213,12 +217,12 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    /// How much of the request was written to the instance.
+    /// How much of the request was written to the instance, and may have been read.
     pub(crate) const fn sent(&self) -> Sent {
-        if self.uploaded {
-            Sent::All
-        } else if self.upload.is_unsent() {
+        if self.upload.is_unsent() || self.unread {
             Sent::Nothing
+        } else if self.uploaded {
+            Sent::All
         } else {
             Sent::Part
         }
@@ -281,9 +285,10 @@ impl<'a> Exchange<'a> {
         let Picked { addresses, in_flight } = picked;
         self.tries += 1;
         let mut in_use = InUse::new(&self.worker.upstream, in_flight);
-        self.reach(&mut in_use, &addresses, fresh).await?;
+        // Before there is a connection: what was sent over another one was not sent over this.
         self.upload.restart();
-        (self.uploaded, self.refused) = (false, false);
+        (self.uploaded, self.refused, self.unread) = (false, false, false);
+        self.reach(&mut in_use, &addresses, fresh).await?;
         self.asked = Instant::now();
         self.try_ends = self.times.per_try.map(|it| self.asked + it);
         let outcome = match self.hear(&mut in_use).await {
@@ -293,12 +298,26 @@ impl<'a> Exchange<'a> {
             Ok(Seen::Switch(text)) => Ok(Err(text)),
             // `hear` does not return these.
             Ok(Seen::Interim(..) | Seen::Unheld) => Err(Failure::Refused("an interim response")),
-            Err(failure) => Err(failure),
+            Err(failure) => {
+                self.unread = self.is_unread(&failure, &mut in_use);
+                Err(failure)
+            }
         };
         match outcome? {
             Ok((response, text)) => Ok(Outcome::Response(response, text, in_use)),
             Err(text) => Ok(Outcome::Switch(text, in_use)),
         }
+    }
+
+    /// True if the instance ended an idle connection before it received anything of a request that must not be applied twice.
+    /// Others need not know.
+    fn is_unread(&self, failure: &Failure, in_use: &mut InUse) -> bool {
+        let asks = matches!(failure, Failure::Lost { reused: true, error: None })
+            && !self.plan.asked.method.is_idempotent()
+            && self.replayable();
+        // With TLS there are more octets than were written.
+        let connection = in_use.connection().filter(|it| asks && it.stream.is_plain());
+        connection.is_some_and(|it| unread::is_unread(it.stream.socket(), self.upload.written()))
     }
 
     /// Gets a connection to the instance: an idle one, or unless there may be no more, a new one.
@@ -320,7 +339,7 @@ impl<'a> Exchange<'a> {
             Some(circuit) => match self.turn(in_use, terms, circuit).await? {
                 Turn::Place(place) => Some(place),
                 Turn::Connection(mut connection) if fresh => connection.place.take(),
-                Turn::Connection(connection) => in_use.take_over(connection),
+                Turn::Connection(connection) => in_use.take_over(*connection),
             },
         };
         if in_use.connection().is_none() {

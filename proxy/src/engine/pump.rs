@@ -155,6 +155,11 @@ impl Pump {
         !self.lost
     }
 
+    /// Octets written to this connection; fewer than there were if not everything [can be written again](Self::replayable).
+    pub(crate) const fn written(&self) -> usize {
+        self.written
+    }
+
     /// True when nothing was written to this connection yet.
     pub(crate) const fn is_unsent(&self) -> bool {
         self.written == 0

@@ -50,13 +50,12 @@ pub(crate) struct Dial<'a> {
 }
 
 /// What comes of waiting for a connection.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// A new one may be made.
     Place(Admitted),
     /// One is free.
-    Connection(UpstreamConnection),
+    Connection(Box<UpstreamConnection>),
 }
 
 /// The connections of one worker, and the drains that they must obey.
@@ -323,7 +322,7 @@ impl InUse {
             let _leaves = Leaves(upstream, ticket);
             tokio::select! {
                 biased;
-                Ok(connection) = handed => Ok(Turn::Connection(connection)),
+                Ok(connection) = handed => Ok(Turn::Connection(Box::new(connection))),
                 place = circuit.connection() => place.map(Turn::Place),
             }
         }

@@ -113,6 +113,7 @@ impl Circuit {
     }
 
     /// Requests that wait.
+    #[cfg(test)]
     pub(crate) fn pending(&self) -> u32 {
         self.pending.load(Ordering::Relaxed)
     }

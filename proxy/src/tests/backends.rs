@@ -355,6 +355,17 @@ async fn eventually_found(client: &mut Client, host: &str) {
 }
 
 #[tokio::test]
+async fn relative_paths_begin_at_the_folder_of_the_configuration() {
+    let authority = Authority::new();
+    let web = Backend::secured("web-1", authority.server("web.example.com", ClientCertificates::None)).await;
+    let mut config = alone(|_| {});
+    config.folder = authority.folder.path().to_owned();
+    let tls = BackendTls { ca_file: Some("ca.pem".into()), ..BackendTls::default() };
+    let world = World::start_with(config, with_tls(tls), &[web.endpoint()]).await;
+    assert_eq!(world.get("/").await, (200, "web-1".to_owned()));
+}
+
+#[tokio::test]
 async fn files_of_tls_are_read_again() {
     let (authority, other) = (Authority::new(), Authority::new());
     let web = Backend::secured("web-1", authority.server("web.example.com", ClientCertificates::None)).await;
@@ -618,4 +629,26 @@ async fn requests_that_wait_for_a_connection_get_that_of_one_that_is_over() {
     futures_util::future::join_all(load).await;
     let made = web.seen().len();
     assert!(made <= 320 / 8, "{made} connections for 320 requests");
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_nobody_in_line() {
+    let (a, b) = (Backend::plain("a").await, Backend::plain("b").await);
+    let mut world = world_of(limited(100, 10, 1), &[&a, &b]).await;
+    let mut first = held(&world).await;
+    eventually("the first has the only connection", || a.seen().len() + b.seen().len() == 1).await;
+    let (busy, other) = if a.seen().len() == 1 { (&a, &b) } else { (&b, &a) };
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(held(&world).await);
+    }
+    eventually("some wait for the other", || world.proxy.status().in_flight == 5).await;
+    world.drains(3, &[drain("d1", other.endpoint(), Phase::Draining)]);
+    let Request::Receipt(_) = world.request().await else { panic!("not a receipt") };
+    busy.held.add_permits(5);
+    for client in waiting.iter_mut().chain([&mut first]) {
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, busy.endpoint().id.as_str()));
+    }
+    assert_eq!(other.seen().len(), 0);
 }
