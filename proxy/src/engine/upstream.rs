@@ -50,7 +50,6 @@ pub(crate) struct Dial<'a> {
 }
 
 /// What comes of waiting for a connection.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// A new one may be made.
