@@ -244,6 +244,7 @@ async fn a_drain_cuts_a_response_that_nobody_reads() {
     let mut client = world.client().await;
     client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
     eventually("it is in flight", || world.metrics().in_flight.get() == 1).await;
+    assert!(client.stream.read(&mut [0; 10]).await.unwrap() > 0, "the response has begun");
     world.drains(7, &[drain("d", web.endpoint.clone(), Phase::Draining)]);
     let Request::Receipt(_) = world.request().await else { panic!("another request") };
     assert!(client.answer_to(false).await.is_err(), "the client does not take it for complete");
