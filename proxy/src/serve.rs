@@ -58,7 +58,7 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
     }
     let mut arrivals = door.open()?;
     while let Some(accepted) = arrivals.next().await {
-        spawn(&worker, accepted)?;
+        spawn(&worker, accepted);
     }
     worker.close_idle(GRACE);
     if tokio::time::timeout(shared.config.shutdown_deadline, worker.all_closed()).await.is_err() {
@@ -73,9 +73,16 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
     Ok(())
 }
 
-fn spawn(worker: &Rc<Worker>, accepted: Accepted) -> std::io::Result<()> {
+fn spawn(worker: &Rc<Worker>, accepted: Accepted) {
     let Accepted { stream, peer, local, listener, mut place } = accepted;
-    let arrived = Arrived { stream: TcpStream::from_std(stream)?, peer, local, listener };
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(%peer, %error, "a connection cannot be served");
+            return;
+        }
+    };
+    let arrived = Arrived { stream, peer, local, listener };
     let open = worker.count_connection();
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
@@ -84,5 +91,4 @@ fn spawn(worker: &Rc<Worker>, accepted: Accepted) -> std::io::Result<()> {
         }
         drop((place, open));
     });
-    Ok(())
 }

@@ -25,7 +25,7 @@ use crate::{
     },
     engine::worker::Worker,
     failures::Failed,
-    health::Outcome as Is,
+    health::{Outcome as Is, Sent},
     http1::{BodyLength, Fields},
     instance::Instance,
 };
@@ -55,8 +55,10 @@ pub(crate) async fn forward(
             worker.metrics().responded(response.status);
             let (status, first_byte) = (response.status, exchange.since_begun());
             let (done, broken) = exchange.relay(response, text, in_use).await;
-            let reason =
-                broken.as_ref().and_then(|it| broke_off(worker, &mut attempts, it, (plan, &instance)));
+            let reason = broken.as_ref().and_then(|it| {
+                let clients = exchange.waits_for_client();
+                broke_off(worker, &mut attempts, it, (plan, &instance), clients)
+            });
             exchange.log(Became {
                 status,
                 reason,
@@ -84,8 +86,9 @@ pub(crate) async fn forward(
             done
         }
         Err(failure) => {
-            // What is left of a body is not read.
-            let rest = if exchange.upload.is_read() { BodyLength::None } else { plan.asked.body };
+            // What is left of a body is not read, and then the connection ends.
+            let whole = exchange.upload.discard(&mut exchange.client.input, &worker.buffers);
+            let rest = if whole { BodyLength::None } else { BodyLength::UntilClose };
             let reason = cause(plan, failure.as_ref(), &asked_last).reason;
             let status = if reason.is_answered() { reason.status() } else { 0 };
             exchange.log(Became { status, reason: Some(reason), instance: &asked_last, ..Became::default() });
@@ -103,6 +106,7 @@ fn broke_off(
     attempts: &mut Attempts,
     broken: &Broken,
     (plan, instance): (&Plan, &Arc<Instance>),
+    clients: bool,
 ) -> Option<Reason> {
     let (outcome, reason) = match broken {
         Broken::Source(error) if error.kind() == ErrorKind::TimedOut => {
@@ -122,6 +126,8 @@ fn broke_off(
     if matches!(outcome, Is::BodyStalled | Is::BodyCut) {
         worker.metrics().short_answers.increment();
     }
+    // An instance that waits for the rest of a body which the client does not send has not failed by itself.
+    let outcome = if clients { Is::ClientStalled } else { outcome };
     let now = worker.shared.handle.now();
     if let Some(reason) = reason {
         worker.count_failure(reason);
@@ -164,10 +170,19 @@ async fn attempt_in_turn(
         let instance = Arc::clone(picked.in_flight.instance());
         let tried = exchange.attempt(picked, fresh).await;
         let (outcome, took) = match &tried {
-            Ok(answered) => (answered.outcome(exchange.sent()), Some(exchange.took())),
+            Ok(answered) => {
+                // The time until an early answer is the client's too.
+                let took = (exchange.sent() == Sent::All).then(|| exchange.took());
+                (answered.outcome(exchange.sent()), took)
+            }
             Err(failure) => (failure.outcome(exchange.sent()), None),
         };
-        worker.count(attempts.report(&instance, outcome, took, clock.now()));
+        // An instance that gives up while the client is silent has not failed by itself.
+        let said = match outcome {
+            Is::Reset(Sent::Part) | Is::HeadCut if exchange.waits_for_client() => Is::ClientStalled,
+            outcome => outcome,
+        };
+        worker.count(attempts.report(&instance, said, took, clock.now()));
         let again = FailedAttempt {
             outcome,
             sent: exchange.sent(),

@@ -26,7 +26,7 @@ use crate::{
 /// How long a closed connection is still read in all, and for how long it may be silent meanwhile. Closing with unread
 /// octets resets the connection and can destroy the answer on its way (RFC 9112 §9.6). As nginx's `lingering_close`.
 const LINGER: Duration = Duration::from_secs(30);
-const LINGER_SILENT: Duration = Duration::from_secs(5);
+pub(crate) const LINGER_SILENT: Duration = Duration::from_secs(5);
 
 /// A client's connection.
 #[derive(Debug)]
@@ -203,20 +203,20 @@ impl Client {
     }
 
     /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the answer.
-    pub(crate) async fn linger(mut self, buffers: &Buffers, timer: &Timer) {
+    pub(crate) async fn linger(mut self, buffers: &Buffers, timer: &Timer, silent: Duration) {
         if !self.shut_down(timer).await || self.ended {
             release(&mut self.input, buffers);
             return;
         }
         let end = Instant::now() + LINGER;
-        timer.set(Instant::now() + LINGER_SILENT);
+        timer.set(Instant::now() + silent);
         let mut buffer = self.input.take().unwrap_or_else(|| buffers.small());
         buffer.consume(buffer.len());
         poll_fn(|cx| {
             loop {
                 match self.stream.poll_read(cx, buffer.room()) {
                     Poll::Ready(Ok(octets)) if octets > 0 => {
-                        timer.set((Instant::now() + LINGER_SILENT).min(end));
+                        timer.set((Instant::now() + silent).min(end));
                         if Instant::now() >= end {
                             return Poll::Ready(());
                         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     asked::Asked,
     attempts,
-    client::{Client, HeadRead},
+    client::{Client, HeadRead, LINGER_SILENT},
     exchange::Done,
     own_answer::{self, Cause},
     request::{self, Step},
@@ -45,7 +45,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut client: Client) {
         Done::Abort => client.abort(&worker.buffers),
         Done::KeepAlive | Done::Close => client.close(&worker.buffers, &timer).await,
         // Boxed, because few connections need it, and all would be larger.
-        Done::Linger => Box::pin(client.linger(&worker.buffers, &timer)).await,
+        Done::Linger => {
+            // A gateway that stops has less time.
+            let silent = if worker.stops() { LINGER_SILENT / 5 } else { LINGER_SILENT };
+            Box::pin(client.linger(&worker.buffers, &timer, silent)).await;
+        }
     }
 }
 

@@ -95,6 +95,8 @@ pub(crate) struct Exchange<'a> {
     /// Its place among the requests of its service, where these are limited.
     pub(super) admitted: Option<Admitted>,
     begun: Instant,
+    /// The client's body broke off after the response had begun.
+    pub(super) client_broke: bool,
     /// Attempts so far.
     tries: u32,
     /// How long the last connection took to be made.
@@ -192,6 +194,7 @@ impl<'a> Exchange<'a> {
             times: Times::of(plan, limits, now),
             try_ends: None,
             begun: now,
+            client_broke: false,
             tries: 0,
             connected: None,
             passed: 0,
@@ -237,6 +240,11 @@ impl<'a> Exchange<'a> {
     /// The time that is left for the request in all.
     pub(crate) fn left(&self) -> Duration {
         self.times.total.map_or(Duration::MAX, |it| it.saturating_duration_since(Instant::now()))
+    }
+
+    /// The client has to send more of the body before anything else can happen.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        self.client_broke || (!self.uploaded && !self.refused && self.upload.waits == Waits::Source)
     }
 
     /// What is left of the body.
@@ -637,7 +645,9 @@ impl<'a> Exchange<'a> {
         if let Some(ended) = self.ended {
             next = next.min(ended + limits.client_fin_timeout);
         }
-        for end in [self.times.total, self.try_ends].into_iter().flatten() {
+        // The time that a client takes is not the attempt's.
+        let try_ends = self.try_ends.filter(|_| !self.waits_for_client());
+        for end in [self.times.total, try_ends].into_iter().flatten() {
             next = next.min(end);
         }
         self.timer.set(next);
@@ -653,7 +663,7 @@ impl<'a> Exchange<'a> {
         if self.times.total.is_some_and(|it| now >= it) {
             return Some(Err(Failure::Late(Late::Total)));
         }
-        if self.try_ends.is_some_and(|it| now >= it) {
+        if self.try_ends.is_some_and(|it| now >= it) && !self.waits_for_client() {
             return Some(Err(Failure::Late(Late::Try)));
         }
         if self.uploaded || self.refused {

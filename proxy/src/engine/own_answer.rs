@@ -157,7 +157,7 @@ async fn answer(
     match (written, keep_alive) {
         (Err(_), _) => Done::Abort,
         (Ok(()), true) => Done::KeepAlive,
-        (Ok(()), false) if whole && client.input.is_none() => Done::Close,
+        (Ok(()), false) if whole && !asked.keep_alive && client.input.is_none() => Done::Close,
         (Ok(()), false) => Done::Linger,
     }
 }

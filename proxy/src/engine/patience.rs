@@ -58,6 +58,11 @@ impl Patience {
         (self.waits, self.passed, self.moved_at) = (pump.waits, pump.passed, now);
     }
 
+    /// Something else has moved that belongs to the same exchange.
+    pub(crate) const fn moved(&mut self, now: Instant) {
+        self.moved_at = now;
+    }
+
     /// When patience ends if nothing moves any more.
     pub(crate) fn ends(&self) -> Instant {
         let demand = self.demand();

@@ -183,6 +183,18 @@ impl Pump {
         if self.complete { Ok(()) } else { self.take(input) }
     }
 
+    /// Drops what was read of the body and not written. True if that was the rest of it: what follows in the buffer is the next
+    /// request. Otherwise nobody knows where that begins.
+    pub(crate) fn discard(&mut self, input: &mut Option<Buffer>, buffers: &Buffers) -> bool {
+        if let Some(buffer) = input {
+            buffer.consume(std::mem::take(&mut self.data) + std::mem::take(&mut self.gap));
+            if buffer.is_empty() {
+                release(input, buffers);
+            }
+        }
+        self.complete
+    }
+
     /// Everything is written to another connection.
     pub(crate) const fn restart(&mut self) {
         self.written = 0;
@@ -229,6 +241,9 @@ impl Pump {
             // A head goes out with the first data behind it.
             if !self.complete && !self.is_writing_body() {
                 self.take(input)?;
+                if input.as_ref().is_some_and(Buffer::is_empty) {
+                    release(input, buffers);
+                }
             }
             if self.is_writing() {
                 self.waits = Waits::Sink;

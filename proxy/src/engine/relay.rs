@@ -57,7 +57,10 @@ impl Exchange<'_> {
         self.worker.buffers.give_back_text(download.into_text());
         let done = match &ended {
             Ok(()) if response.keep_alive => Done::KeepAlive,
-            Ok(()) if self.upload.is_read() && self.client.input.is_none() => Done::Close,
+            // A client that did not ask for the end may be sending its next request.
+            Ok(()) if !self.plan.asked.keep_alive && self.uploaded && self.client.input.is_none() => {
+                Done::Close
+            }
             Ok(()) => Done::Linger,
             Err(_) => Done::Abort,
         };
@@ -93,8 +96,12 @@ impl Exchange<'_> {
     ) -> Poll<Result<(), Broken>> {
         let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
         // What is wrong with the rest of the request is no longer of interest: an answer is under way.
+        let before = self.upload.passed;
         if self.send(cx, connection).is_err() {
-            self.refused = true;
+            (self.refused, self.client_broke) = (true, true);
+        }
+        if self.upload.passed != before {
+            patience.moved(Instant::now());
         }
         let client = &mut *self.client;
         let from = (Some(&mut connection.stream), &mut connection.input);

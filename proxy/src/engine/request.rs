@@ -442,7 +442,8 @@ impl<'a> Request<'a> {
     fn upgrades(&self, route: &CompiledRoute) -> bool {
         let refused = |field: &Field| {
             let mut names = field.value.get(self.octets).split(|it| *it == b',');
-            names.any(|name| !route.document.upgrade.admits(name.trim_ascii()))
+            names
+                .any(|name| name.trim_ascii().is_empty() || !route.document.upgrade.admits(name.trim_ascii()))
         };
         self.options.upgrade
             && self.is_modern()

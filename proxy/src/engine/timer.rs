@@ -19,6 +19,7 @@ use tokio::{sync::Notify, time::Instant};
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// Buckets of the wheel: limits further away wait in the last one, and are looked at again.
 const BUCKETS: usize = 1_024;
+const MILLIS_PER_TICK: u64 = 5;
 const TICKS_PER_SECOND: u64 = 200;
 const NEVER: u64 = u64::MAX;
 
@@ -103,10 +104,9 @@ impl Wheel {
             if next == NEVER {
                 self.earlier.notified().await;
             } else {
-                let ticks = u32::try_from(next).unwrap_or(u32::MAX);
                 tokio::select! {
                     biased;
-                    () = tokio::time::sleep_until(self.start + TICK * ticks) => {}
+                    () = tokio::time::sleep_until(self.start + Duration::from_millis(next * MILLIS_PER_TICK)) => {}
                     () = self.earlier.notified() => {}
                 }
             }
@@ -114,12 +114,10 @@ impl Wheel {
         }
     }
 
-    /// Fires every timer that is set, so that all connections look at what has changed.
-    pub(crate) fn fire_all(&self) {
+    /// Wakes whoever waits for a limit, so that all connections look at what has changed. No limit has passed by this.
+    pub(crate) fn wake_all(&self) {
         for bucket in self.buckets.borrow().iter() {
             for slot in bucket.iter().filter(|slot| slot.due.get() != NEVER) {
-                slot.due.set(NEVER);
-                slot.fired.set(true);
                 if let Some(waker) = slot.waker.borrow_mut().take() {
                     waker.wake();
                 }

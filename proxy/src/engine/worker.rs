@@ -92,6 +92,11 @@ impl Worker {
             && u64::from(client.requests) < self.limits().max_requests_per_connection
     }
 
+    /// True when the gateway is about to stop.
+    pub(crate) fn stops(&self) -> bool {
+        self.shared.phase() != Phase::Serving
+    }
+
     /// Until when a connection may be without a request, if it may be `until` then while the gateway serves.
     pub(crate) fn idle_until(&self, until: Instant) -> Instant {
         self.closes.get().map_or(until, |closes| closes.min(until))
@@ -100,7 +105,7 @@ impl Worker {
     /// Closes connections without a request after the grace of requests that are on their way.
     pub(crate) fn close_idle(&self, grace: Duration) {
         self.closes.set(Some(Instant::now() + grace));
-        self.wheel.fire_all();
+        self.wheel.wake_all();
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -202,7 +207,7 @@ impl Worker {
     pub(crate) async fn follow_cuts(&self) {
         let mut cuts = self.shared.cuts.subscribe();
         while cuts.changed().await.is_ok() {
-            self.wheel.fire_all();
+            self.wheel.wake_all();
         }
     }
 

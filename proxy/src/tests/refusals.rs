@@ -243,3 +243,28 @@ async fn tunnels_and_foreign_expectations_are_refused() {
         assert_eq!(client.ask(request).await.status, status, "{request:?}");
     }
 }
+
+#[tokio::test]
+async fn the_body_of_a_request_that_failed_is_not_the_next_request() {
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: web.example.com\r\n\r\n";
+    let sized = format!("Content-Length: {}\r\n\r\n{smuggled}", smuggled.len());
+    let chunked =
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len());
+    // Without an instance, with one that cannot be reached, and with one that hangs up.
+    let dead = super::instances::unreachable("dead").await;
+    let hangs_up = Instance::saying("hangs-up", "").await;
+    for instances in [vec![], vec![dead], vec![hangs_up.endpoint.clone()]] {
+        for body in [&sized, &chunked] {
+            let world = World::start(alone(|_| {}), &instances).await;
+            let mut client = world.client().await;
+            let next = "GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+            client.send(format!("POST / HTTP/1.1\r\nHost: web.example.com\r\n{body}{next}")).await;
+            assert!(matches!(client.answer().await.status, 502 | 503));
+            // The next request is the one behind the body, or none is answered any more.
+            if let Ok(answer) = client.answer_to(false).await {
+                assert_eq!((answer.status, answer.text().as_str()), (200, "ready\n"));
+            }
+            assert_eq!(world.metrics().responses.iter().map(|it| it.get()).sum::<u64>().min(3), 2);
+        }
+    }
+}
