@@ -596,7 +596,9 @@ impl<'a> Exchange<'a> {
                 let response = self.worker.with_date(|date| {
                     answer::forward(self.plan, head, keep_alive, (date, timing), &mut text)
                 });
-                let response = response.map_err(|error| Failure::Refused(error.as_str()))?;
+                let mut response = response.map_err(|error| Failure::Refused(error.as_str()))?;
+                // Most instances that answer before they have read a body close the connection afterwards, announced or not.
+                response.reusable &= self.uploaded;
                 connection.closes_after = response.closes_after;
                 Seen::Final(response, text)
             }
