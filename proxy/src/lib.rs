@@ -2,14 +2,14 @@
 //! requests to one of them.
 //!
 //! [`bind`] opens every port; [`Proxy::run`] starts one thread per worker and then does the background work: it
-//! compiles the routing table of each snapshot, reports which services are in use, and sends receipts for drains. The
-//! workers (`worker`) share no mutable state but counters. It dials drained instances until their processes have
-//! ended (`termination`). The decisions (`route`, `balance`, `excluded`, `breaker`, `retry_budget`, `framing`,
-//! `message`, `receipts`) are pure functions, without sockets or clocks.
+//! compiles the routing table of each snapshot, reports which services are in use, dials instances, and sends receipts for
+//! drains. The workers (`engine`) share no mutable state but counters, the health of instances and circuits. It dials drained
+//! instances until their processes have ended (`termination`). The decisions (`route`, `balance`, `health`, `excluded`,
+//! `retry_budget`, `http1`, `target`, `forwarded`, `receipts`) are pure functions, without sockets or clocks.
 //!
 //! ```text
-//!  client -> connection (framing checked) -> forward -> route -> pick -> exchange -> instance
-//!                                               ^________ retry on another _____|
+//!  client -> accept -> engine: head -> route -> pick -> instance's connection -> instance
+//!                                               ^_____ retry on another _____|
 //! ```
 
 #![allow(

@@ -7,7 +7,7 @@
 //! All workers share the keys of the tickets, so that a session which began at one is resumed at any. rustls makes a new
 //! key every six hours, and takes tickets of the one before.
 //!
-//! The cryptography is that of *ring*, as everywhere in this program; [`provider`] is the one place that says so.
+//! The cryptography is that of *ring*, as everywhere in this program; `provider` is the one place that says so.
 
 mod backends;
 mod client;
