@@ -2,7 +2,7 @@
 //!
 //! With one worker, the worker accepts by itself: no thread and no hand-over in between. With several, one small thread
 //! accepts from all listening sockets and hands each connection to the worker with the fewest (`thread`). That keeps the
-//! connections of workers within one of each other when they come together, and a worker that is stuck delays nobody:
+//! connections of workers within one of each other when they come together, and a worker that is stuck delays no connection:
 //! what it has not taken in [`inbox::PATIENCE`] goes to another. The other ways are worse in one of the two. With a socket
 //! per worker (`SO_REUSEPORT`) the system spreads by a hash, so that 64 connections over two workers are 39 and 25 or worse
 //! in one case of ten, and those in the queue of a stuck worker wait for it. With one socket that every worker polls, each
@@ -55,7 +55,7 @@ pub(crate) struct Accepted {
     pub(crate) place: Place,
 }
 
-/// Stops the accepting: when it is told to, or when it is dropped.
+/// Stops the accepting: when it is asked to, or when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Entrance(Arc<Closing>);
 

@@ -242,7 +242,7 @@ fn status_line(out: &mut Vec<u8>, status: u16) {
     crate::http1::status_line(out, status, phrase(status).as_bytes());
 }
 
-/// The usual reason phrase; it means nothing to anybody but people (RFC 9112 §4).
+/// The usual reason phrase; it is for people only (RFC 9112 §4).
 fn phrase(status: u16) -> &'static str {
     StatusCode::from_u16(status).ok().and_then(|it| it.canonical_reason()).unwrap_or("")
 }

@@ -48,7 +48,7 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Clients speak TLS.
     pub tls: bool,
-    /// A connection begins with a PROXY header (version 1 or 2). It is taken from `trusted_networks` only: anybody else could
+    /// A connection begins with a PROXY header (version 1 or 2). It is taken from `trusted_networks` only: any other peer could
     /// claim to be any client, and is refused.
     pub proxy_protocol: bool,
     /// Every request is answered with a redirect to the same URL by https at this port; 443 is not written into the URL.
@@ -59,7 +59,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Plain HTTP at an address; nobody is trusted.
+    /// Plain HTTP at an address, without trusted networks.
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Listener {
         }
     }
 
-    /// TLS at an address; nobody is trusted.
+    /// TLS at an address, without trusted networks.
     #[must_use]
     pub fn tls(address: SocketAddr) -> Self {
         Self { tls: true, ..Self::plain(address) }

@@ -1,7 +1,7 @@
-//! Who the client is, and what instances are told about it: `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, `Forwarded`
+//! Who the client is, and what is passed on about it to instances: `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, `Forwarded`
 //! (RFC 7239) and `X-Real-IP`.
 //!
-//! These fields are claims of whoever connected to us. They are believed only if the peer is in a trusted network; the
+//! These fields are claims of the peer that connected to us. They are believed only if the peer is in a trusted network; the
 //! fields of all others are replaced, whatever they say ([`is_replaced`]), also in spellings with underscores, which many
 //! application servers read as the same field. From a trusted peer the chain of addresses is walked from the right, over
 //! trusted networks, to the first address that is not in one (`walk`): that is the client.

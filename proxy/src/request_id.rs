@@ -1,7 +1,7 @@
 //! Names for one request: `X-Request-Id`, by which a client, the logs and the instance speak of the same request, and what
 //! its client may see of its times, `Server-Timing`.
 //!
-//! An id is taken over from a trusted peer if it is well formed, and made here otherwise: whoever chooses the ids of
+//! An id is taken over from a trusted peer if it is well formed, and made here otherwise: a client that chooses the ids of
 //! requests can make the log show one request as another. It is sent to the instance and to the client, and stands in the
 //! access log and in the gateway's own answers.
 

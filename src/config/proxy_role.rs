@@ -104,7 +104,7 @@ fn listener(at: &Reader<'_>, trusted: &proxy::Networks) -> Option<proxy::Listene
         && trusted_networks.is_empty()
     {
         there.error(
-            "nobody is trusted, so every connection would be refused",
+            "no network is trusted, so every connection would be refused",
             "`trusted_networks = [\"NETWORK\"]` with the proxies before this listener",
         );
     }
@@ -379,7 +379,7 @@ mod tests {
             (
                 "[[proxy.listeners]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true\n".to_owned(),
                 10,
-                "proxy.listeners[0].proxy_protocol: nobody is trusted",
+                "proxy.listeners[0].proxy_protocol: no network is trusted",
             ),
             (
                 format!(

@@ -1,4 +1,4 @@
-//! The thread that writes the access log. It may block; nobody waits for it.
+//! The thread that writes the access log. It may block; no worker waits for it.
 
 use std::{
     fs::File,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     super::{
         lineup::hash,
-        retry::{FailedAttempt, RequestBody, Retry, RetryPolicy, is_idempotent, may_retry},
+        retry::{FailedAttempt, RequestBody, Retry, RetryPolicy, may_retry},
         view::{PickContext, tests::World},
     },
     *,
@@ -73,7 +73,7 @@ impl Gateway {
                 outcome,
                 sent,
                 body: RequestBody::Empty,
-                idempotent: is_idempotent(method.as_bytes()),
+                idempotent: crate::http1::Method::of(method.as_bytes()).is_idempotent(),
                 repeated,
                 another: true,
                 answer_begun: false,

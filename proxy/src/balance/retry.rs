@@ -120,11 +120,6 @@ pub(crate) enum NoRetry {
     Budget,
 }
 
-/// True for the methods that may be repeated (RFC 9110 §9.2.2).
-pub(crate) fn is_idempotent(method: &[u8]) -> bool {
-    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
-}
-
 /// Decides whether a request is sent again. `jitter` is a random number from 0 to 1.
 pub(crate) fn may_retry(
     failed: &FailedAttempt,

@@ -7,7 +7,7 @@
 
 use std::{
     future::poll_fn,
-    io::{self, ErrorKind},
+    io,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -37,7 +37,7 @@ use crate::{
     config::Limits,
     engine::worker::Worker,
     happy_eyeballs::DialAddresses,
-    health::{self, Sent, active::is_own},
+    health::{self, Sent},
     http1::{
         BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
         read_response,

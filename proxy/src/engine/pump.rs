@@ -165,11 +165,6 @@ impl Pump {
         self.written == 0
     }
 
-    /// True when nothing more is to be read.
-    pub(crate) const fn is_read(&self) -> bool {
-        self.complete
-    }
-
     /// Looks at what has been read of the body, before anything is written.
     ///
     /// # Errors
@@ -184,7 +179,7 @@ impl Pump {
     }
 
     /// Drops what was read of the body and not written. True if that was the rest of it: what follows in the buffer is the next
-    /// request. Otherwise nobody knows where that begins.
+    /// request. Otherwise it is not known where that begins.
     pub(crate) fn discard(&mut self, input: &mut Option<Buffer>, buffers: &Buffers) -> bool {
         if let Some(buffer) = input {
             buffer.consume(std::mem::take(&mut self.data) + std::mem::take(&mut self.gap));

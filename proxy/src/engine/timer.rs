@@ -114,7 +114,7 @@ impl Wheel {
         }
     }
 
-    /// Wakes whoever waits for a limit, so that all connections look at what has changed. No limit has passed by this.
+    /// Wakes every task that waits for a limit, so that all connections look at what has changed. No limit has passed by this.
     pub(crate) fn wake_all(&self) {
         for bucket in self.buckets.borrow().iter() {
             for slot in bucket.iter().filter(|slot| slot.due.get() != NEVER) {

@@ -1,4 +1,4 @@
-//! TLS with instances: verified, unless somebody says otherwise.
+//! TLS with instances: verified, unless the service's document says otherwise.
 
 use std::{
     fmt,
