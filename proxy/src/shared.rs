@@ -142,6 +142,23 @@ impl Shared {
         ports
     }
 
+    /// A hash of some texts, the same for all workers of this process only.
+    pub(crate) fn hash(&self, texts: &[&[u8]]) -> u64 {
+        let mut hash = self.seed;
+        let mut mix = |octets: u64| hash = (hash.rotate_left(5) ^ octets).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for text in texts {
+            let (chunks, rest) = text.as_chunks::<8>();
+            for chunk in chunks {
+                mix(u64::from_le_bytes(*chunk));
+            }
+            for octet in rest {
+                mix(u64::from(*octet));
+            }
+            mix(text.len() as u64);
+        }
+        hash
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         match self.phase_now.load(Ordering::Relaxed) {
             0 => Phase::Serving,

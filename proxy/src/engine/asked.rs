@@ -50,9 +50,8 @@ pub(super) struct Request<'a> {
     pub(super) expects: bool,
     pub(super) origin: Origin<'a>,
     pub(super) id: RequestId,
-    /// There is an access log.
-    pub(super) logged: bool,
-    pub(super) worker: &'a Worker,
+    /// The worker, if it writes an access log.
+    pub(super) logs: Option<&'a Worker>,
 }
 
 impl Request<'_> {

@@ -261,6 +261,11 @@ impl<'a> Exchange<'a> {
         self.begun.elapsed()
     }
 
+    /// How long the request waited for an instance: for a place, and for attempts in vain.
+    fn waited(&self) -> Duration {
+        self.asked.duration_since(self.begun).saturating_sub(self.connected.unwrap_or_default())
+    }
+
     /// Writes the line of the access log; what this knows is added.
     pub(crate) fn log(&self, became: Became<'_>) {
         let Some(logged) = &self.plan.asked.logged else { return };
@@ -270,6 +275,7 @@ impl<'a> Exchange<'a> {
             attempts: self.tries,
             bytes_in: self.upload.passed,
             bytes_out: self.passed,
+            pick: (self.tries > 0).then(|| self.waited()),
             connect: self.connected,
             ..became
         };
@@ -293,6 +299,7 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn attempt(&mut self, picked: Picked, fresh: bool) -> Result<Outcome, Failure> {
         let Picked { addresses, in_flight } = picked;
         self.tries += 1;
+        self.connected = None;
         let mut in_use = InUse::new(&self.worker.upstream, in_flight);
         // Before there is a connection: what was sent over another one was not sent over this.
         self.upload.restart();
@@ -588,7 +595,7 @@ impl<'a> Exchange<'a> {
                 let keep_alive =
                     self.plan.asked.keep_alive && self.uploaded && self.worker.keeps_alive(self.client);
                 let timing = self.plan.route.document.server_timing.then(|| Timing {
-                    pick: None,
+                    pick: Some(self.waited()),
                     connect: self.connected,
                     first_byte: Some(self.took()),
                     total: Some(self.since_begun()),

@@ -39,6 +39,7 @@ pub(crate) struct Became<'a> {
     pub(crate) attempts: u32,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    pub(crate) pick: Option<Duration>,
     pub(crate) connect: Option<Duration>,
     pub(crate) first_byte: Option<Duration>,
 }
@@ -100,7 +101,7 @@ impl Logged {
             retries: became.attempts.saturating_sub(1),
             bytes_in: became.bytes_in,
             bytes_out: became.bytes_out,
-            pick: None,
+            pick: became.pick,
             connect: became.connect,
             first_byte: became.first_byte,
             total: self.begun.elapsed(),

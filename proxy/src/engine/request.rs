@@ -22,13 +22,14 @@ use crate::{
     config::Limits,
     cookies::cookie,
     engine::worker::Worker,
-    forwarded::{Family, Origin, Scheme},
+    forwarded::{Family, Hop, Scheme},
     http1::{
         BodyLength, ConnectionOptions, Field, FieldId, Fields, HeadError, Method, RequestLine, Version,
         connection_options, request_body,
     },
-    request_id::{RequestId, trace_id},
+    request_id::{RequestId, RequestIds, trace_id},
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
+    shared::Shared,
     target::{self, Authority, Target},
     via::MaxForwards,
 };
@@ -93,6 +94,27 @@ pub(crate) enum Step {
     Direct(Asked, Arc<CompiledRoute>),
 }
 
+/// Where a request has come in.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) shared: &'a Shared,
+    /// Which of the configuration's listeners.
+    pub(crate) listener: usize,
+    pub(crate) hop: &'a Hop,
+    /// The worker that serves it; `None` if it is only explained.
+    pub(crate) worker: Option<&'a Worker>,
+}
+
+impl Place<'_> {
+    fn next_id(&self) -> RequestId {
+        self.worker.map_or_else(|| RequestIds::default().next(self.shared.handle.now()), Worker::next_id)
+    }
+
+    fn text(&self) -> Vec<u8> {
+        self.worker.map_or_else(Vec::new, |it| it.buffers.text())
+    }
+}
+
 /// A request as routes are matched with it.
 struct Routed<'a> {
     request: &'a Request<'a>,
@@ -146,9 +168,19 @@ pub(crate) const fn reason(status: u16) -> Reason {
 /// Decides what is done with a request.
 pub(crate) fn plan(worker: &Worker, client: &Client, line: &RequestLine, fields: &Fields) -> Step {
     let octets = client.input.as_ref().map_or(&[][..], |buffer| buffer.unread());
-    let networks = &worker.shared.config.listeners[client.listener].trusted_networks;
+    let (shared, listener, hop) = (&*worker.shared, client.listener, &client.hop);
+    let step = decide(&Place { shared, listener, hop, worker: Some(worker) }, octets, line, fields);
+    if matches!(step, Step::Fail(_, Reason::Loop, _)) {
+        worker.metrics().loops.increment();
+    }
+    step
+}
+
+/// Decides what is done with a request that came to this place. Reads nothing else, so that an explanation is decided alike.
+pub(crate) fn decide(place: &Place<'_>, octets: &[u8], line: &RequestLine, fields: &Fields) -> Step {
+    let networks = &place.shared.config.listeners[place.listener].trusted_networks;
     let values = |id| fields.all(id).map(|it| it.value.get(octets));
-    let taken = fields.value(FieldId::RequestId, octets).filter(|_| client.hop.trusted());
+    let taken = fields.value(FieldId::RequestId, octets).filter(|_| place.hop.trusted());
     let body = request_body(line.version, fields, octets);
     let mut request = Request {
         octets,
@@ -157,19 +189,19 @@ pub(crate) fn plan(worker: &Worker, client: &Client, line: &RequestLine, fields:
         body: body.unwrap_or(BodyLength::UntilClose),
         options: connection_options(fields, octets),
         expects: false,
-        origin: client.hop.origin(Family::XForwarded, values, |address| networks.contain(address)),
-        id: taken.and_then(RequestId::taken).unwrap_or_else(|| worker.next_id()),
-        logged: worker.log.borrow().is_some(),
-        worker,
+        origin: place.hop.origin(Family::XForwarded, values, |address| networks.contain(address)),
+        id: taken.and_then(RequestId::taken).unwrap_or_else(|| place.next_id()),
+        logs: place.worker.filter(|it| it.log.borrow().is_some()),
     };
     if let Err(error) = body {
         return *request.refuse_head(error);
     }
-    request.plan(worker, client).unwrap_or_else(|step| *step)
+    request.plan(place).unwrap_or_else(|step| *step)
 }
 
 impl<'a> Request<'a> {
-    fn plan(&mut self, worker: &Worker, client: &Client) -> Result<Step, Box<Step>> {
+    fn plan(&mut self, place: &Place<'_>) -> Result<Step, Box<Step>> {
+        let shared = place.shared;
         self.expectation()?;
         let method = str::from_utf8(self.line.method.get(self.octets)).unwrap_or_default();
         let target = Target::read(method, self.line.target.get(self.octets)).map_err(|it| self.refuse(it))?;
@@ -177,11 +209,11 @@ impl<'a> Request<'a> {
         // An absolute target overrides the Host field (RFC 9112 §3.2.2).
         let authority = target.authority.as_ref().or(named.as_ref());
         let host = authority.map_or("", |it| &it.host);
-        let table = worker.shared.table.load_full().ok_or_else(|| self.fail(Reason::NoSnapshot, ""))?;
+        let table = shared.table.load_full().ok_or_else(|| self.fail(Reason::NoSnapshot, ""))?;
         if target.path == "/readyz" && is_ours(host, &table) {
-            return Ok(self.readiness(worker, target.query.unwrap_or_default()));
+            return Ok(self.readiness(shared, target.query.unwrap_or_default()));
         }
-        self.over_https(worker, client, &target, authority)?;
+        self.over_https(place, &target, authority)?;
         let routed = Routed { request: self, method, host, target: &target };
         let found = table.find(&routed);
         if target.ambiguous && !found.is_some_and(|it| it.route.admits_ambiguous()) {
@@ -190,8 +222,7 @@ impl<'a> Request<'a> {
         let found = found.ok_or_else(|| self.fail(Reason::NoRoute, ""))?;
         self.answer_by_route(&found, &target, authority)?;
         let hops = self.hops();
-        if hops >= worker.limits().max_hops {
-            worker.metrics().loops.increment();
+        if hops >= shared.config.limits.max_hops {
             return Err(self.fail(Reason::Loop, ""));
         }
         let max_forwards = self.max_forwards()?;
@@ -203,7 +234,7 @@ impl<'a> Request<'a> {
                 .map_err(|error| self.fail_with(Reason::UriTooLong, error.to_string().into()))?,
             _ => NewPath { start: Cow::Borrowed(target.forwarded()), rest: "" },
         };
-        let mut text = worker.buffers.text();
+        let mut text = place.text();
         let upgrades = self.upgrades(found.route);
         write_head(
             self,
@@ -211,7 +242,7 @@ impl<'a> Request<'a> {
             (&path, target.query),
             authority,
             (hops + 1, max_forwards),
-            (worker, client),
+            place,
             (found.route, upgrades),
         );
         let mut asked = self.asked();
@@ -223,7 +254,7 @@ impl<'a> Request<'a> {
         let plan = Plan {
             asked,
             backend,
-            target: worker.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
+            target: shared.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
             key: self.key(&table, backend, &routed),
             expects: self.expects,
             upgrades,
@@ -243,12 +274,12 @@ impl<'a> Request<'a> {
             keep_alive: self.options.persists(self.line.version),
             form: Form::wanted(self.fields.all(FieldId::Accept).map(|it| it.value.get(self.octets))),
             id: self.id,
-            logged: self.logged.then(|| self.logged()),
+            logged: self.logs.map(|worker| self.logged(worker)),
         }
     }
 
     /// What the access log tells of it.
-    fn logged(&self) -> Box<Logged> {
+    fn logged(&self, worker: &Worker) -> Box<Logged> {
         let value = |id| self.fields.value(id, self.octets).unwrap_or_default();
         let target = self.line.target.get(self.octets);
         let end = target.iter().position(|octet| *octet == b'?').unwrap_or(target.len());
@@ -263,7 +294,7 @@ impl<'a> Request<'a> {
             value(FieldId::Referer),
             trace_id(value(FieldId::Traceparent)).unwrap_or_default(),
         ];
-        Logged::new(self.worker, client, self.line.version, texts)
+        Logged::new(worker, client, self.line.version, texts)
     }
 
     fn fail(&self, reason: Reason, words: &'static str) -> Box<Step> {
@@ -306,9 +337,9 @@ impl<'a> Request<'a> {
 
     /// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date;
     /// the reasons are only on the status listener, for operators.
-    fn readiness(&self, worker: &Worker, query: &str) -> Step {
-        let (status, text) = match worker.shared.unready() {
-            None if asks_strictly(query) && !worker.shared.handle.doubts().is_empty() => {
+    fn readiness(&self, shared: &Shared, query: &str) -> Step {
+        let (status, text) = match shared.unready() {
+            None if asks_strictly(query) && !shared.handle.doubts().is_empty() => {
                 (503, "in doubt: the data of this gateway may be out of date (see its log and metrics)")
             }
             None => (200, "ready"),
@@ -320,12 +351,11 @@ impl<'a> Request<'a> {
     /// Sends clients of a listener for redirects to the same URL by https.
     fn over_https(
         &self,
-        worker: &Worker,
-        client: &Client,
+        place: &Place<'_>,
         target: &Target<'_>,
         authority: Option<&Authority<'_>>,
     ) -> Result<(), Box<Step>> {
-        let listener = &worker.shared.config.listeners[client.listener];
+        let listener = &place.shared.config.listeners[place.listener];
         let (Some(port), Some(authority)) = (listener.redirect_to_https, authority) else { return Ok(()) };
         if self.origin.scheme == Scheme::Https {
             return Ok(());

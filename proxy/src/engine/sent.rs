@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use super::{
     asked::Request,
-    client::Client,
     passed::{number, pass},
+    request::Place,
 };
 use crate::{
-    engine::worker::Worker,
     forwarded,
     http1::{BodyLength, Field, FieldId, Form, Version, decimal, end_of_head, field},
     route::{CompiledRoute, FieldChanges, NewPath},
@@ -23,7 +22,7 @@ pub(super) fn write_head(
     (path, query): (&NewPath<'_>, Option<&str>),
     authority: Option<&Authority<'_>>,
     (hops, max_forwards): (u8, Option<u32>),
-    (worker, client): (&Worker, &Client),
+    place: &Place<'_>,
     (route, upgrades): (&CompiledRoute, bool),
 ) {
     let octets = request.octets;
@@ -46,7 +45,7 @@ pub(super) fn write_head(
     let host = host_at..text.len();
     text.extend_from_slice(b"\r\n");
     let changed = changes.and_then(|it| it.request_fields.as_ref());
-    let (trusted, keep_case) = (client.hop.trusted(), route.document.preserve_header_case);
+    let (trusted, keep_case) = (place.hop.trusted(), route.document.preserve_header_case);
     for field in request.fields.iter() {
         if request.passes(field, trusted, max_forwards.is_none())
             && !changed.is_some_and(|it| it.drops(field.name.get(octets)))
@@ -57,7 +56,7 @@ pub(super) fn write_head(
     if let Some(left) = max_forwards {
         number(text, b"max-forwards", u64::from(left));
     }
-    request.write_own_fields(text, host, (hops, upgrades), worker, client);
+    request.write_own_fields(text, host, (hops, upgrades), place);
     if let Some(lines) = changed.map(FieldChanges::lines) {
         text.extend_from_slice(lines);
     }
@@ -92,8 +91,7 @@ impl Request<'_> {
         text: &mut Vec<u8>,
         host: Range<usize>,
         (hops, upgrades): (u8, bool),
-        worker: &Worker,
-        client: &Client,
+        place: &Place<'_>,
     ) {
         match self.body {
             BodyLength::Sized(length) => number(text, b"content-length", length),
@@ -108,7 +106,7 @@ impl Request<'_> {
         } else if self.options.te_trailers && self.is_modern() {
             text.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
         }
-        text.extend_from_slice(worker.shared.via.line(match self.line.version {
+        text.extend_from_slice(place.shared.via.line(match self.line.version {
             Version::Http11 => Received::Http11,
             Version::Http10 => Received::Http10,
         }));
@@ -117,7 +115,7 @@ impl Request<'_> {
         let host =
             url_host.as_deref().or_else(|| self.fields.value(FieldId::Host, self.octets)).unwrap_or_default();
         let lines = |id| self.fields.all(id).map(|it| it.value.get(self.octets));
-        client.hop.append_to(text, &self.origin, host, self.fields.has(FieldId::Forwarded), lines);
+        place.hop.append_to(text, &self.origin, host, self.fields.has(FieldId::Forwarded), lines);
         field(text, b"x-request-id", self.id.as_bytes());
         number(text, b"waypost-hops", u64::from(hops));
     }

@@ -276,7 +276,7 @@ async fn a_route_tells_how_long_its_requests_took() {
     let first = client.get("web.example.com", "/").await;
     let text = first.field("server-timing").unwrap();
     assert!(
-        ["gw-connect;dur=", "gw-first-byte;dur=", "gw-total;dur="].iter().all(|it| text.contains(it)),
+        ["gw-pick;dur=", "gw-connect;dur=", "gw-first-byte;dur=", "gw-total;dur="].iter().all(|it| text.contains(it)),
         "{text}"
     );
     let second = client.get("web.example.com", "/").await;
