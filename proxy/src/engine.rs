@@ -31,6 +31,7 @@ mod request;
 mod sent;
 pub(crate) mod stream;
 pub(crate) mod timer;
+pub(crate) mod times;
 mod tunnel;
 mod unread;
 pub(crate) mod upstream;

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use store::model::Span;
 use tokio::time::Instant;
 
 use super::{
@@ -29,6 +28,7 @@ use super::{
     queue::{self, Bounds, NoTurn},
     request::Plan,
     timer::Timer,
+    times::TimeLimits,
     unread,
     upstream::{Dial, InUse, Turn},
 };
@@ -118,15 +118,9 @@ pub(super) struct Times {
 
 impl Times {
     fn of(plan: &Plan, limits: &Limits, now: Instant) -> Self {
-        let own = plan.route.document.timeouts.as_deref();
-        let or = |time: Option<Span>, usual: Duration| time.map_or(usual, |it| it.0);
-        Self {
-            connect: or(own.and_then(|it| it.connect), limits.connect_timeout),
-            first_byte: or(own.and_then(|it| it.first_byte), limits.response_timeout),
-            idle: or(own.and_then(|it| it.idle), limits.response_idle),
-            per_try: own.and_then(|it| it.backend_request).map(|it| it.0),
-            total: own.and_then(|it| it.request).map(|it| now + it.0),
-        }
+        let TimeLimits { connect, first_byte, idle, per_try, total } =
+            TimeLimits::of(&plan.route.document, limits);
+        Self { connect, first_byte, idle, per_try, total: total.map(|it| now + it) }
     }
 }
 

@@ -269,6 +269,16 @@ async fn requests_have_ids() {
 }
 
 #[tokio::test]
+async fn a_time_of_zero_is_no_limit() {
+    let web = Instance::new("web-1").await;
+    let zero = Some(Span::default());
+    let timeouts =
+        Timeouts { request: zero, backend_request: zero, connect: zero, first_byte: zero, idle: zero };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&web]).await;
+    assert_eq!(world.get("/").await.0, 200);
+}
+
+#[tokio::test]
 async fn a_route_tells_how_long_its_requests_took() {
     let web = Instance::new("web-1").await;
     let world = with(Route { server_timing: true, ..plain() }, &[&web]).await;
@@ -276,7 +286,9 @@ async fn a_route_tells_how_long_its_requests_took() {
     let first = client.get("web.example.com", "/").await;
     let text = first.field("server-timing").unwrap();
     assert!(
-        ["gw-pick;dur=", "gw-connect;dur=", "gw-first-byte;dur=", "gw-total;dur="].iter().all(|it| text.contains(it)),
+        ["gw-pick;dur=", "gw-connect;dur=", "gw-first-byte;dur=", "gw-total;dur="]
+            .iter()
+            .all(|it| text.contains(it)),
         "{text}"
     );
     let second = client.get("web.example.com", "/").await;
