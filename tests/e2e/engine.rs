@@ -10,7 +10,7 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use store::engine::{
-    CheckStatus, Engine, Reading, Registration, ServiceChange, conformance,
+    CheckStatus, Engine, KvOp, MAX_TXN_OPS, Reading, Registration, ServiceChange, SessionSpec, conformance,
     consul::{Config, Consul},
 };
 use tokio::sync::{mpsc, watch};
@@ -25,10 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn trials(components: &Components) -> Vec<Trial> {
     let mut trials = Vec::new();
     type Test = fn(PathBuf) -> Result<(), Failed>;
-    let all: [(&str, Test); 3] = [
+    let all: [(&str, Test); 4] = [
         ("consul::engine_does_what_every_engine_must", conforms),
         ("consul::one_watch_follows_a_thousand_services", thousand),
         ("consul::a_restarted_agent_is_followed_although_its_index_went_back", restarted),
+        ("consul::a_server_that_reads_its_log_is_never_taken_for_empty", reads_its_log),
     ];
     for (name, test) in all {
         trials.push(components.needs_consul(name.to_owned(), test));
@@ -163,5 +164,89 @@ fn restarted(consul: PathBuf) -> Result<(), Failed> {
         until(&mut changes, "orders", "the agent that forgot everything", with_instances(0)).await?;
         engine.register(&registration("orders")).await?;
         until(&mut changes, "orders", "its return", with_instances(1)).await
+    })
+}
+
+/// What is asked of a server all the time while it starts.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    LastKey,
+    Prefix,
+    Keys,
+    Services,
+    Instances,
+    Sessions,
+    Renewal,
+}
+
+/// A server answers as soon as it leads, also before it has read its log. However often it is asked meanwhile, it gives what
+/// was there before it was killed, or fails.
+fn reads_its_log(consul: PathBuf) -> Result<(), Failed> {
+    const KEYS: usize = 3_000;
+    let all = [
+        Asked::LastKey,
+        Asked::Prefix,
+        Asked::Keys,
+        Asked::Services,
+        Asked::Instances,
+        Asked::Sessions,
+        Asked::Renewal,
+    ];
+    let mut agent = ConsulAgent::durable(&consul);
+    let engine = client(&agent);
+    let runtime = runtime();
+    let session = runtime.block_on(async {
+        let sets: Vec<KvOp> = (0..KEYS)
+            .map(|n| KvOp::Set { key: format!("log/{n:04}"), value: b"x".repeat(100).into() })
+            .collect();
+        for some in sets.chunks(MAX_TXN_OPS) {
+            engine.txn(some.to_vec()).await?;
+        }
+        engine.register(&registration("orders")).await?;
+        let spec = SessionSpec {
+            name: "the log".to_owned(),
+            ttl: Duration::from_secs(600),
+            lock_delay: Duration::ZERO,
+        };
+        engine.session_create(&spec).await
+    })?;
+    agent.begin_again(&consul);
+    runtime.block_on(async {
+        // A read that comes before there is a leader waits for up to half a second: many of them arrive at any moment.
+        let reading = (0..4 * all.len()).map(|n| {
+            let (asked, engine, session) = (all[n % all.len()], Arc::clone(&engine), session.clone());
+            tokio::spawn(async move {
+                let began = tokio::time::Instant::now();
+                let mut answered = 0;
+                while answered < 30 && began.elapsed() < PATIENCE {
+                    let whole = match asked {
+                        Asked::LastKey => engine
+                            .kv_get(&format!("log/{:04}", KEYS - 1), None)
+                            .await
+                            .map(|it| it.value.is_some()),
+                        Asked::Prefix => engine.kv_list("log/", None).await.map(|it| it.value.len() == KEYS),
+                        Asked::Keys => engine.kv_keys("log/").await.map(|it| it.len() == KEYS),
+                        Asked::Services => {
+                            engine.services(None).await.map(|it| it.value.contains_key("orders"))
+                        }
+                        Asked::Instances => engine.health("orders", None).await.map(|it| it.value.len() == 1),
+                        Asked::Sessions => engine.sessions().await.map(|it| it.len() == 1),
+                        Asked::Renewal => engine.session_renew(&session).await,
+                    };
+                    match whole {
+                        Ok(true) => answered += 1,
+                        Ok(false) => return Err(format!("{asked:?} after {:?}", began.elapsed())),
+                        Err(_) => {}
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                if answered == 0 { Err(format!("{asked:?} was never answered")) } else { Ok(()) }
+            })
+        });
+        let mut failed = Vec::new();
+        for task in reading.collect::<Vec<_>>() {
+            failed.extend(task.await?.err());
+        }
+        ensure(failed.is_empty(), || format!("taken for empty: {failed:?}"))
     })
 }

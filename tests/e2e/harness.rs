@@ -95,33 +95,48 @@ pub struct ConsulAgent {
     ports: Vec<u16>,
     process: Reaped,
     folder: TempDir,
+    /// Its data are on a disk, so that it finds them after a restart.
+    durable: bool,
 }
 
 impl ConsulAgent {
     pub fn start(binary: &Path) -> Self {
-        let agent = Self::begin(binary);
+        let agent = Self::begin(binary, false);
+        agent.await_leader();
+        agent
+    }
+
+    /// A server of one, which keeps its data across a restart.
+    pub fn durable(binary: &Path) -> Self {
+        let agent = Self::begin(binary, true);
         agent.await_leader();
         agent
     }
 
     /// Two agents that know nothing of one another.
     fn start_two(binary: &Path) -> [Self; 2] {
-        let agents = [Self::begin(binary), Self::begin(binary)];
+        let agents = [Self::begin(binary, false), Self::begin(binary, false)];
         agents.iter().for_each(Self::await_leader);
         agents
     }
 
-    fn begin(binary: &Path) -> Self {
+    fn begin(binary: &Path, durable: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ports: Vec<_> = (0..5).map(|_| free_port()).collect();
-        let process = Self::spawn(binary, &ports, folder.path());
+        let process = Self::spawn(binary, &ports, folder.path(), durable);
         let url = format!("http://127.0.0.1:{}", ports[0]);
-        Self { url, ports, process, folder }
+        Self { url, ports, process, folder, durable }
     }
 
-    fn spawn(binary: &Path, ports: &[u16], folder: &Path) -> Reaped {
+    fn spawn(binary: &Path, ports: &[u16], folder: &Path, durable: bool) -> Reaped {
         let mut command = Command::new(binary);
-        command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-node", "n1"]);
+        command.args(["agent", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-node", "n1"]);
+        if durable {
+            command.args(["-server", "-bootstrap-expect=1", "-data-dir=data"]);
+            command.arg("-hcl=performance { raft_multiplier = 1 }");
+        } else {
+            command.arg("-dev");
+        }
         let flags = ["-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port", "-dns-port"];
         for (flag, port) in flags.iter().zip(ports) {
             command.arg(format!("{flag}={port}"));
@@ -131,12 +146,17 @@ impl ConsulAgent {
         Reaped(command.spawn().unwrap())
     }
 
-    /// Kills it and starts an empty one at the same address.
+    /// Kills it and starts another one at the same address; an empty one, unless its data are durable.
     pub fn restart(&mut self, binary: &Path) {
+        self.begin_again(binary);
+        self.await_leader();
+    }
+
+    /// As [`ConsulAgent::restart`], without waiting for anything.
+    pub fn begin_again(&mut self, binary: &Path) {
         drop(self.process.0.kill());
         drop(self.process.0.wait());
-        self.process = Self::spawn(binary, &self.ports, self.folder.path());
-        self.await_leader();
+        self.process = Self::spawn(binary, &self.ports, self.folder.path(), self.durable);
     }
 
     /// Waits until it has a leader and its own node in the catalog: before that it makes no session.

@@ -70,16 +70,25 @@ impl Consul {
 
     /// The read of a service's instances; the watch sends it on places of its own.
     fn health_request(&self, service: &str) -> Request {
-        self.client.in_datacenter(Request::get("v1/health/service").name(service))
+        self.client.committed(Request::get("v1/health/service").name(service))
     }
 
     async fn put(&self, request: Request) -> Result<()> {
         self.client.call(request).await?.ok().map(drop)
     }
+
+    async fn has_session(&self, id: &SessionId) -> Result<bool> {
+        let request = self.client.committed(Request::get("v1/session/info").name(&id.0));
+        let found: Option<Vec<wire::ListedSession>> =
+            self.client.call(request).await?.ok()?.json(SESSIONS).await?;
+        Ok(found.is_some_and(|it| !it.is_empty()))
+    }
 }
 
 /// What `/v1/health/service/:name` answers, for error messages.
 const INSTANCES: &str = "a JSON list of instances with Node, Service and Checks";
+/// What `/v1/session/...` answers, for error messages.
+const SESSIONS: &str = "a JSON list of sessions";
 /// The bounds of a session's TTL. Consul answers 500 to others, which would count as an outage.
 const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
 
@@ -87,7 +96,7 @@ const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 impl Engine for Consul {
     async fn kv_get(&self, key: &str, wait: Option<Wait>) -> Result<Indexed<Option<KvEntry>>> {
         kv::check_key(key)?;
-        let request = self.client.in_datacenter(Request::get("v1/kv").key(key));
+        let request = self.client.committed(Request::get("v1/kv").key(key));
         let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
         let entry = answer.value.unwrap_or_default().into_iter().find(|pair| pair.key == key);
         Ok(Indexed { index: answer.index, value: entry.map(wire::KvPair::into_entry).transpose()? })
@@ -95,7 +104,7 @@ impl Engine for Consul {
 
     async fn kv_list(&self, prefix: &str, wait: Option<Wait>) -> Result<Indexed<Vec<KvEntry>>> {
         kv::check_prefix(prefix)?;
-        let request = self.client.in_datacenter(Request::get("v1/kv").key(prefix).param("recurse", ""));
+        let request = self.client.committed(Request::get("v1/kv").key(prefix).param("recurse", ""));
         let answer = self.client.blocking::<Vec<wire::KvPair>>(request, wait, kv::ENTRIES).await?;
         let entries = answer.value.unwrap_or_default().into_iter().map(wire::KvPair::into_entry);
         Ok(Indexed { index: answer.index, value: entries.collect::<Result<_>>()? })
@@ -103,7 +112,7 @@ impl Engine for Consul {
 
     async fn kv_keys(&self, prefix: &str) -> Result<Vec<String>> {
         kv::check_prefix(prefix)?;
-        let request = self.client.in_datacenter(Request::get("v1/kv").key(prefix).param("keys", ""));
+        let request = self.client.committed(Request::get("v1/kv").key(prefix).param("keys", ""));
         let answer = self.client.blocking(request, None, "a JSON list of keys").await?;
         Ok(answer.value.unwrap_or_default())
     }
@@ -113,7 +122,7 @@ impl Engine for Consul {
     }
 
     async fn services(&self, wait: Option<Wait>) -> Result<Indexed<BTreeMap<String, Vec<String>>>> {
-        let request = self.client.in_datacenter(Request::get("v1/catalog/services"));
+        let request = self.client.committed(Request::get("v1/catalog/services"));
         let answer: Indexed<Option<BTreeMap<String, Option<Vec<String>>>>> =
             self.client.blocking(request, wait, "a JSON object of services and tags").await?;
         let services = answer.value.unwrap_or_default().into_iter().map(|(name, tags)| {
@@ -173,10 +182,17 @@ impl Engine for Consul {
     async fn session_renew(&self, id: &SessionId) -> Result<bool> {
         let request = self.client.in_datacenter(Request::put("v1/session/renew").name(&id.0));
         let answer = self.client.call(request).await?;
-        if answer.is_absent() {
-            return Ok(false);
+        let renewed = match answer.is_absent() {
+            true => Vec::new(),
+            false => answer.ok()?.json::<Vec<wire::ListedSession>>(SESSIONS).await?,
+        };
+        if renewed.is_empty() && self.has_session(id).await? {
+            // A server that has just started does not know the session until it has read its log.
+            return Err(EngineError::Unreachable(format!(
+                "session {} was not renewed, although it exists",
+                id.0
+            )));
         }
-        let renewed: Vec<wire::ListedSession> = answer.ok()?.json("a JSON list of sessions").await?;
         Ok(!renewed.is_empty())
     }
 
@@ -185,9 +201,9 @@ impl Engine for Consul {
     }
 
     async fn sessions(&self) -> Result<Vec<Session>> {
-        let request = self.client.in_datacenter(Request::get("v1/session/list"));
+        let request = self.client.committed(Request::get("v1/session/list"));
         let listed: Option<Vec<wire::ListedSession>> =
-            self.client.call(request).await?.ok()?.json("a JSON list of sessions").await?;
+            self.client.call(request).await?.ok()?.json(SESSIONS).await?;
         Ok(listed.unwrap_or_default().into_iter().map(Session::from).collect())
     }
 }

@@ -328,6 +328,16 @@ impl Client {
         }
     }
 
+    /// A read of what is about the data centre: of everything that was committed, or a failure.
+    ///
+    /// By default a server answers reads as soon as it leads, also while it still reads its own log after a start: then an
+    /// empty answer, or one of long ago, looks like any other. Reads of the catalog are answered by servers that do not lead,
+    /// too. A consistent read waits for the log, and is refused with 500 if that takes longer than a few seconds. It costs
+    /// the leader one message to the other servers.
+    pub(super) fn committed(&self, request: Request) -> Request {
+        self.in_datacenter(request).param("consistent", "")
+    }
+
     /// One call that does not block; the answer may have any status.
     pub(super) async fn call(&self, request: Request) -> Result<Answer> {
         let within = self.deadlines.plain;

@@ -128,6 +128,88 @@ async fn the_token_is_sent_in_its_header_and_never_shown() {
     assert!(!received.lines().next().unwrap().contains("0d0f"), "{received}");
 }
 
+/// A server that leads and has not read its log yet: it knows of nothing, and says so unless it is asked for all that was
+/// committed. The session with this id is known to it after that.
+async fn starting(session: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                let text = String::from_utf8_lossy(&request[..read]).into_owned();
+                let line = text.lines().next().unwrap_or_default();
+                let says = if line.contains("/v1/session/info/") {
+                    let list = if line.contains(session) {
+                        format!("[{{\"ID\":{session:?}}}]")
+                    } else {
+                        "[]".to_owned()
+                    };
+                    answer("200 OK", INDEX, &list)
+                } else if line.contains("consistent") {
+                    let text = "rpc error: Not ready to serve consistent reads";
+                    answer("500 Internal Server Error", "", text)
+                } else if line.contains("/v1/kv/") || line.starts_with("PUT ") {
+                    answer("404 Not Found", INDEX, "no such thing")
+                } else {
+                    let nothing = if line.contains("catalog/services") { "{}" } else { "[]" };
+                    answer("200 OK", INDEX, nothing)
+                };
+                let _ = stream.write_all(says.as_bytes()).await;
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_server_that_has_not_read_its_log_is_not_taken_for_empty() {
+    let url = starting("none").await;
+    let consul = Consul::with_deadlines(&config(url), deadlines()).unwrap();
+    let wait = Some(Wait { after: crate::Index(9), at_most: Duration::from_millis(100) });
+    for wait in [None, wait] {
+        let reads = [
+            ("a key", consul.kv_get("a", wait).await.err()),
+            ("a prefix", consul.kv_list("a/", wait).await.err()),
+            ("the names of keys", consul.kv_keys("a/").await.err()),
+            ("the services", consul.services(wait).await.err()),
+            ("the instances of one", consul.health("orders", wait).await.err()),
+            ("the sessions", consul.sessions().await.err()),
+        ];
+        for (what, error) in reads {
+            assert!(matches!(error, Some(EngineError::Unreachable(_))), "{what}: {error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_a_server_that_has_not_read_its_log_reports_an_outage() {
+    let url = starting("none").await;
+    let consul = Arc::new(Consul::with_deadlines(&config(url), deadlines()).unwrap());
+    // More than have a long poll of their own, so that some are followed by what all share.
+    let names: std::collections::BTreeSet<String> =
+        (0..client::OWN_POLLS + 8).map(|n| format!("s{n}")).collect();
+    let (_in_use, receiver) = tokio::sync::watch::channel(Arc::new(names.clone()));
+    let mut changes = Engine::watch(consul, receiver);
+    let mut reported = std::collections::BTreeSet::new();
+    while reported != names {
+        let change = tokio::time::timeout(Duration::from_secs(30), changes.recv()).await.unwrap().unwrap();
+        assert!(matches!(change.reading, crate::Reading::Unreachable(_)), "{change:?}");
+        reported.insert(change.service);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_a_starting_server_does_not_know_yet_is_not_lost() {
+    let url = starting("kept").await;
+    let consul = Consul::with_deadlines(&config(url), deadlines()).unwrap();
+    let renewed = consul.session_renew(&SessionId("kept".to_owned())).await;
+    assert!(matches!(renewed, Err(EngineError::Unreachable(_))), "{renewed:?}");
+    assert_eq!(consul.session_renew(&SessionId("ended".to_owned())).await, Ok(false));
+}
+
 #[test]
 fn what_cannot_be_used_is_refused_at_the_start() {
     for url in ["", "127.0.0.1:8500", "ftp://127.0.0.1", "http://"] {

@@ -198,7 +198,7 @@ impl<M: Memory> FeedLoop<M> {
 
     async fn round(&mut self, place: &mut Place) -> Result<(), ()> {
         self.cursor.ready().await;
-        let request = self.consul.client.in_datacenter(M::request());
+        let request = self.consul.client.committed(M::request());
         let wait = self.cursor.wait(WAIT);
         let answer = self.consul.client.poll(request, wait, place).await;
         let started = Instant::now();
