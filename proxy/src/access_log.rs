@@ -146,17 +146,11 @@ impl WorkerLog {
         }
     }
 
-    /// Hands lines over that have waited long enough. To be called every quarter of a second or so while there are
-    /// [waiting](Self::is_waiting) lines.
+    /// Hands lines over that have waited long enough. To be called every quarter of a second or so.
     pub(crate) fn tick(&mut self, now: Moment) {
         if self.lines > 0 && now.since(self.since) >= AGE {
             self.hand_over(now);
         }
-    }
-
-    /// Whether lines wait for the next [`Self::tick`].
-    pub(crate) const fn is_waiting(&self) -> bool {
-        self.lines > 0
     }
 
     fn hand_over(&mut self, now: Moment) {

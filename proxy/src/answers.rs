@@ -78,13 +78,6 @@ pub(crate) struct Failure<'a> {
     pub(crate) retry_after: Option<u32>,
 }
 
-impl Failure<'_> {
-    /// Without more than the reason.
-    pub(crate) const fn of(reason: Reason) -> Self {
-        Self { reason, service: "", words: "", retry_after: None }
-    }
-}
-
 /// The texts of the answers to failed requests, which may be replaced while workers use them.
 #[derive(Debug)]
 pub struct Answers(ArcSwap<Pages>);
@@ -288,9 +281,13 @@ mod tests {
         (head.to_owned(), body.to_owned())
     }
 
+    fn failed(reason: Reason) -> Failure<'static> {
+        Failure { reason, service: "", words: "", retry_after: None }
+    }
+
     #[test]
     fn programs_get_problem_details() {
-        let failure = Failure { service: "web", ..Failure::of(Reason::ConnectRefused) };
+        let failure = Failure { service: "web", ..failed(Reason::ConnectRefused) };
         let (head, body) = answer(failure, Form::Problem, REPLY);
         assert_eq!(
             head,
@@ -316,7 +313,7 @@ mod tests {
 
     #[test]
     fn people_get_a_page_and_others_a_sentence() {
-        let failure = Failure { service: "we<b", words: "two lengths", ..Failure::of(Reason::InvalidAnswer) };
+        let failure = Failure { service: "we<b", words: "two lengths", ..failed(Reason::InvalidAnswer) };
         let (head, page) = answer(failure, Form::Page, REPLY);
         assert!(head.contains("Content-Type: text/html; charset=utf-8\r\n"), "{head}");
         assert!(page.contains("<p>we&lt;b sent an invalid answer: two lengths.</p>"), "{page}");
@@ -329,7 +326,7 @@ mod tests {
     fn the_length_is_that_of_the_body_for_every_cause() {
         for reason in Reason::ALL {
             for form in [Form::Problem, Form::Page, Form::Text] {
-                let failure = Failure { service: "é", words: "\"", ..Failure::of(reason) };
+                let failure = Failure { service: "é", words: "\"", ..failed(reason) };
                 let (head, body) = answer(failure, form, REPLY);
                 assert!(head.starts_with(&format!("HTTP/1.1 {} ", reason.status())), "{head}");
                 assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
@@ -341,7 +338,7 @@ mod tests {
 
     #[test]
     fn connections_close_or_stay_as_the_version_says() {
-        let of = |reason, after| answer(Failure::of(reason), Form::Text, Reply { after, ..REPLY }).0;
+        let of = |reason, after| answer(failed(reason), Form::Text, Reply { after, ..REPLY }).0;
         assert!(of(Reason::BadRequest, After::Closes).ends_with("\r\nConnection: close"));
         assert!(of(Reason::NoRoute, After::StaysForOld).ends_with("\r\nConnection: keep-alive"));
         assert!(!of(Reason::NoRoute, After::Stays).contains("Connection"));
@@ -355,8 +352,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_said_where_it_helps() {
-        let of =
-            |reason, retry_after| answer(Failure { retry_after, ..Failure::of(reason) }, Form::Text, REPLY).0;
+        let of = |reason, retry_after| answer(Failure { retry_after, ..failed(reason) }, Form::Text, REPLY).0;
         assert!(of(Reason::NoInstance, None).contains("\r\nRetry-After: 1\r\n"));
         assert!(of(Reason::CircuitOpen, Some(17)).contains("\r\nRetry-After: 17\r\n"));
         assert!(!of(Reason::NoRoute, None).contains("Retry-After"));
@@ -367,7 +363,7 @@ mod tests {
         let answers = Answers::default();
         let body = |form| {
             let mut out = Vec::new();
-            answers.pages().append_to(&mut out, &Failure::of(Reason::NoRoute), form, &REPLY);
+            answers.pages().append_to(&mut out, &failed(Reason::NoRoute), form, &REPLY);
             split(&out).1
         };
         answers.replace(Some(b"{\"error\": \"{{reason}}\"}"), Some(b"<p>{{title}}")).unwrap();

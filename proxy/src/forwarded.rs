@@ -17,8 +17,8 @@
 //!  Forwarded         if it came or is asked for: our element alone, or behind those that came
 //! ```
 //!
-//! One family of fields is believed for each request, never a mixture: a proxy that writes `X-Forwarded-For` often passes
-//! on a `Forwarded` of its client, and the other way round ([`Family`]).
+//! One family of fields is believed for each request, never a mixture, since a proxy that writes `X-Forwarded-For` often
+//! passes on a `Forwarded` of its client: `X-Forwarded-*` and `X-Real-IP`, and `Forwarded` only if a request has none of these.
 //!
 //! Nothing here allocates. What a connection's requests have in common is written once for the connection
 //! ([`Hop`]), so that the plain case, a peer that is not trusted, copies two pieces of text for each request.
@@ -76,16 +76,6 @@ impl Scheme {
             () => None,
         }
     }
-}
-
-/// Which fields trusted peers write. The other family is believed only if a request has none of this one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// `X-Forwarded-*`; without `X-Forwarded-For`, `X-Real-IP` names the client.
-    #[default]
-    XForwarded,
-    /// `Forwarded`.
-    Standard,
 }
 
 /// Where a request comes from: the connection, or what a trusted peer says about it.
@@ -164,7 +154,6 @@ impl Hop {
     /// peer is trusted.
     pub(crate) fn origin<'a, I>(
         &self,
-        family: Family,
         lines: impl Fn(FieldId) -> I,
         trusts: impl Fn(IpAddr) -> bool,
     ) -> Origin<'a>
@@ -181,14 +170,7 @@ impl Hop {
         if !self.trusted {
             return origin;
         }
-        let claims = match family {
-            Family::XForwarded => {
-                Claims::of_list(&lines, &trusts).or_else(|| Claims::of_standard(&lines, &trusts))
-            }
-            Family::Standard => {
-                Claims::of_standard(&lines, &trusts).or_else(|| Claims::of_list(&lines, &trusts))
-            }
-        };
+        let claims = Claims::of_list(&lines, &trusts).or_else(|| Claims::of_standard(&lines, &trusts));
         let Some(claims) = claims else { return origin };
         if let Some((client, port)) = claims.client {
             (origin.client, origin.client_port) = (client, port);

@@ -23,18 +23,22 @@ mod section;
 mod trailers;
 mod write;
 
-pub(crate) use chunked::{ChunkError, ChunkedDecoder, Decoded, LAST_CHUNK, TrailerLimits, chunk_head};
-pub(crate) use connection::{ConnectionOptions, connection_options, is_hop_by_hop};
+pub(crate) use chunked::{ChunkError, ChunkedDecoder, LAST_CHUNK, TrailerLimits, chunk_head};
+pub(crate) use connection::{ConnectionOptions, connection_options};
 pub(crate) use date::DateCache;
 pub(crate) use error::HeadError;
-pub(crate) use fields::{Field, FieldId, Fields, Span};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fields::Span;
+pub(crate) use fields::{Field, FieldId, Fields};
 pub(crate) use framing::{BodyLength, announces_forbidden_body, request_body, response_body};
 pub(crate) use head::{
     Form, HeadLimits, Method, RequestLine, StatusLine, Version, read_request, read_response,
 };
 pub(crate) use host::is_host;
-pub(crate) use trailers::{is_forbidden_in_trailers, write_trailers};
-pub(crate) use write::{decimal, end_of_head, field, request_line, status_line};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use trailers::is_forbidden_in_trailers;
+pub(crate) use trailers::write_trailers;
+pub(crate) use write::{decimal, end_of_head, field, status_line};
 
 #[cfg(test)]
 mod tests;

@@ -12,12 +12,6 @@
 //!                                               ^_____ retry on another _____|
 //! ```
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the access log, circuits, explanations and TLS with instances are there and not all used yet"
-)]
-
 mod accept;
 mod access_log;
 mod answers;

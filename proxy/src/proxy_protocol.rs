@@ -13,7 +13,7 @@ mod write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub(crate) use self::receive::receive;
-pub(crate) use self::write::{write_v1, write_v2, write_v2_local};
+pub(crate) use self::write::{write_v1, write_v2};
 
 /// The most bytes of a header of version 1, with its end of line.
 const MAX_V1: usize = 107;

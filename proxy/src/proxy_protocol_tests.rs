@@ -203,7 +203,8 @@ fn without_addresses_there_is_a_header_as_well() {
         header
     };
     assert_eq!(written(|it| write_v1(None, it)), b"PROXY UNKNOWN\r\n");
-    for header in [written(|it| write_v2(None, it)), written(write_v2_local)] {
+    let local = [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat();
+    for header in [written(|it| write_v2(None, it)), local] {
         assert_eq!(read(&header), Ok(Some((Header::default(), 16))));
     }
 }

@@ -14,6 +14,7 @@
 mod backend;
 mod compiled;
 mod conditions;
+#[allow(dead_code, reason = "for `waypost explain request`, which comes next")]
 mod explain;
 mod index;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -27,11 +28,12 @@ mod table;
 pub(crate) mod testing;
 
 pub(crate) use backend::{Backend, Own, Way};
-pub(crate) use compiled::{Changes, CompiledRoute, Matched, Mirror};
-pub(crate) use conditions::Unmet;
-pub(crate) use explain::{Explanation, Lost};
+pub(crate) use compiled::{CompiledRoute, Matched};
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use index::Index;
 pub(crate) use request::Request;
-pub(crate) use rewrite::{FieldChanges, NewPath, PathChange, PathTooLong, Redirect, parameters};
-pub(crate) use split::{NewSession, Split, session_key, stable_hash};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use rewrite::PathChange;
+pub(crate) use rewrite::{FieldChanges, NewPath};
+pub(crate) use split::{NewSession, session_key, stable_hash};
 pub(crate) use table::Table;

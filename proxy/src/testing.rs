@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::CertificateDer;
 use store::{
     Handle,
     board::Board,
@@ -14,6 +15,7 @@ use store::{
     snapshot::Snapshot,
     testing,
 };
+use webpki::EndEntityCert;
 
 pub(crate) use store::testing::name;
 
@@ -33,6 +35,12 @@ pub(crate) fn endpoint(service: &str, number: u16) -> Endpoint {
 
 pub(crate) fn drain(id: &str, endpoint: Endpoint, phase: Phase) -> Arc<Drain> {
     Arc::new(testing::drain(id, endpoint, phase))
+}
+
+/// The DNS names in the certificate that the other side of a handshake has shown; `None` if it has shown none.
+pub(crate) fn dns_names(chain: Option<&[CertificateDer<'_>]>) -> Option<Vec<String>> {
+    let own = EndEntityCert::try_from(chain?.first()?).unwrap();
+    Some(own.valid_dns_names().map(str::to_owned).collect())
 }
 
 /// A port of 127.0.0.1 without a listener.

@@ -14,7 +14,6 @@ mod client;
 mod der;
 mod identity;
 mod names;
-mod peer;
 mod server;
 
 use std::sync::Arc;
@@ -26,10 +25,7 @@ use rustls::{
     version,
 };
 
-pub(crate) use self::{
-    backends::{Backend, Backends},
-    peer::PeerCertificate,
-};
+pub(crate) use self::backends::{Backend, Backends};
 pub use self::{
     client::{ClientSettings, ClientTls},
     identity::Identity,

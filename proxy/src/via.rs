@@ -5,7 +5,6 @@
 pub(crate) struct Via {
     to_1_0: Box<[u8]>,
     to_1_1: Box<[u8]>,
-    to_2: Box<[u8]>,
 }
 
 /// The version in which a message was received.
@@ -13,7 +12,6 @@ pub(crate) struct Via {
 pub(crate) enum Received {
     Http10,
     Http11,
-    Http2,
 }
 
 impl Via {
@@ -21,7 +19,7 @@ impl Via {
     pub(crate) fn new(node: &str) -> Self {
         let node = if crate::cookies::is_token(node.as_bytes()) { node } else { "waypost" };
         let line = |version: &str| format!("via: {version} {node}\r\n").into_bytes().into();
-        Self { to_1_0: line("1.0"), to_1_1: line("1.1"), to_2: line("2") }
+        Self { to_1_0: line("1.0"), to_1_1: line("1.1") }
     }
 
     /// The line for a message that was received in this version. It comes behind the lines of `Via` that the message has.
@@ -29,7 +27,6 @@ impl Via {
         match received {
             Received::Http10 => &self.to_1_0,
             Received::Http11 => &self.to_1_1,
-            Received::Http2 => &self.to_2,
         }
     }
 }
@@ -80,7 +77,6 @@ mod tests {
         let via = Via::new("gw-1");
         assert_eq!(via.line(Received::Http10), b"via: 1.0 gw-1\r\n");
         assert_eq!(via.line(Received::Http11), b"via: 1.1 gw-1\r\n");
-        assert_eq!(via.line(Received::Http2), b"via: 2 gw-1\r\n");
         assert_eq!(Via::new("a b").line(Received::Http11), b"via: 1.1 waypost\r\n");
     }
 

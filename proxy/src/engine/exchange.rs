@@ -38,10 +38,7 @@ use crate::{
     engine::worker::Worker,
     happy_eyeballs::DialAddresses,
     health::{self, Sent},
-    http1::{
-        BodyLength, ChunkError, ChunkedDecoder, Fields, HeadError, HeadLimits, StatusLine, Version,
-        read_response,
-    },
+    http1::{BodyLength, ChunkedDecoder, Fields, HeadLimits, StatusLine, Version, read_response},
     request_id::Timing,
     service::{
         circuit::{Admitted, Circuit},

@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind};
 
-use super::dial::DialError;
 use crate::{
     health::{self, Sent, active::is_own},
     http1::{ChunkError, HeadError},

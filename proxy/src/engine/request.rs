@@ -22,10 +22,9 @@ use crate::{
     config::Limits,
     cookies::cookie,
     engine::worker::Worker,
-    forwarded::{Family, Hop, Scheme},
+    forwarded::{Hop, Scheme},
     http1::{
-        BodyLength, ConnectionOptions, Field, FieldId, Fields, HeadError, Method, RequestLine, Version,
-        connection_options, request_body,
+        BodyLength, Field, FieldId, Fields, HeadError, Method, RequestLine, connection_options, request_body,
     },
     request_id::{RequestId, RequestIds, trace_id},
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
@@ -189,7 +188,7 @@ pub(crate) fn decide(place: &Place<'_>, octets: &[u8], line: &RequestLine, field
         body: body.unwrap_or(BodyLength::UntilClose),
         options: connection_options(fields, octets),
         expects: false,
-        origin: place.hop.origin(Family::XForwarded, values, |address| networks.contain(address)),
+        origin: place.hop.origin(values, |address| networks.contain(address)),
         id: taken.and_then(RequestId::taken).unwrap_or_else(|| place.next_id()),
         logs: place.worker.filter(|it| it.log.borrow().is_some()),
     };

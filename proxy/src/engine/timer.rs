@@ -189,12 +189,6 @@ impl Timer {
         }
     }
 
-    /// No limit holds any more.
-    pub(crate) fn clear(&self) {
-        self.slot.due.set(NEVER);
-        self.slot.fired.set(false);
-    }
-
     /// Completes once the limit has passed, and until the next one is set.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.slot.fired.get() {
@@ -266,7 +260,7 @@ mod tests {
                 assert!(!timer.slot.fired.get());
             }
             assert!(wheel.held.get() <= 3, "a limit that moves on stays in its bucket");
-            timer.clear();
+            timer.slot.due.set(NEVER);
             let unset = tokio::time::timeout(Duration::from_secs(100), timer.passed()).await;
             assert!(unset.is_err());
             assert_eq!(wheel.held.get(), 0);

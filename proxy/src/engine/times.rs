@@ -42,11 +42,6 @@ impl TimeLimits {
             total: any(own.and_then(|it| it.request)),
         }
     }
-
-    /// True for a time that stands for no limit.
-    pub(crate) fn is_none(time: Duration) -> bool {
-        time >= NO_LIMIT
-    }
 }
 
 #[cfg(test)]
@@ -74,7 +69,7 @@ mod tests {
             idle: seconds(0),
         }));
         let times = of(&route);
-        assert!(TimeLimits::is_none(times.connect) && TimeLimits::is_none(times.idle));
+        assert_eq!((times.connect, times.idle), (NO_LIMIT, NO_LIMIT));
         assert_eq!((times.first_byte, times.per_try), (Duration::from_secs(7), Some(Duration::from_secs(3))));
         assert_eq!(times.total, None);
     }

@@ -32,7 +32,7 @@ fn hop(peer: &str, scheme: Scheme) -> Hop {
 }
 
 fn origin<'a>(hop: &Hop, fields: &'a Fields) -> Origin<'a> {
-    hop.origin(Family::XForwarded, lines(fields), trusts)
+    hop.origin(lines(fields), trusts)
 }
 
 fn client(peer: &str, of: &[(FieldId, &str)]) -> String {
@@ -193,7 +193,8 @@ fn one_family_of_fields_is_believed() {
         (found.client.to_string().as_str(), found.scheme, found.host),
         ("203.0.113.7", Scheme::Http, None)
     );
-    let found = hop.origin(Family::Standard, lines(&claims), trusts);
+    let standard = fields(&[(FieldId::Forwarded, "for=192.0.2.1;proto=https;host=evil.example")]);
+    let found = origin(&hop, &standard);
     assert_eq!((found.client.to_string().as_str(), found.scheme), ("192.0.2.1", Scheme::Https));
     let without = fields(&[(FieldId::Forwarded, "for=192.0.2.1"), (FieldId::XForwardedProto, "https")]);
     let found = origin(&hop, &without);
@@ -355,7 +356,8 @@ proptest! {
         let found = origin(&second, &passed);
         prop_assert_eq!((found.client, found.scheme, found.port), (client, scheme, 8443));
         prop_assert_eq!(found.host, Some(&b"a.example"[..]));
-        let found = second.origin(Family::Standard, lines(&passed), trusts);
+        let standard: Fields = passed.into_iter().filter(|(name, _)| *name == FieldId::Forwarded).collect();
+        let found = origin(&second, &standard);
         prop_assert_eq!((found.client, found.scheme), (client, scheme));
     }
 
@@ -364,7 +366,7 @@ proptest! {
         let name = [FieldId::XForwardedFor, FieldId::XForwardedProto, FieldId::XForwardedHost, FieldId::XForwardedPort, FieldId::XRealIp, FieldId::Forwarded][name];
         let lines = |asked| if asked == name { vec![value.as_slice()].into_iter() } else { Vec::new().into_iter() };
         let hop = hop("10.0.0.1:1", Scheme::Http);
-        let found = hop.origin(Family::XForwarded, lines, trusts);
+        let found = hop.origin(lines, trusts);
         prop_assert!(found.host.is_none_or(is_host));
         let mut out = Vec::new();
         hop.append_to(&mut out, &found, b"", true, lines);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::http1::{
     BodyLength, ChunkError, ChunkedDecoder, Field, FieldId, Fields, Form, HeadError, HeadLimits, Span,
     TrailerLimits, Version, chunk_head, connection_options, end_of_head, field, is_forbidden_in_trailers,
-    read_request, read_response, request_body, request_line, response_body, status_line, write_trailers,
+    read_request, read_response, request_body, response_body, status_line, write_trailers,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 64, line: 1024 };
@@ -105,7 +105,7 @@ impl Head {
     /// Writes the fields of the request that was read last as they are forwarded.
     pub fn forward(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         out.clear();
-        request_line(out, b"GET", b"/");
+        out.extend_from_slice(b"GET / HTTP/1.1\r\n");
         let options = connection_options(&self.fields, bytes);
         for it in self.fields.iter().filter(|it| !options.strips(it, &self.fields, bytes)) {
             field(out, it.name.get(bytes), it.value.get(bytes));
@@ -205,6 +205,10 @@ fn write_kept(out: &mut Vec<u8>, head: &[u8], fields: &Fields) -> Vec<(Vec<u8>, 
     kept
 }
 
+fn request_line(out: &mut Vec<u8>, method: &[u8], target: &[u8]) {
+    out.extend_from_slice(&[method, b" ", target, b" HTTP/1.1\r\n"].concat());
+}
+
 fn rewritten_request_is_the_same(
     head: &[u8],
     (line, fields): (&crate::http1::RequestLine, &Fields),
@@ -261,12 +265,17 @@ fn chunks(input: &[u8]) {
 /// The body at the start of the input, `None` if it does not end there.
 fn decode(input: &[u8], step: usize) -> Result<Option<Body>, ChunkError> {
     let mut decoder = ChunkedDecoder::new(TRAILERS);
-    let (data, used) = feed(&mut decoder, input, step)?;
+    let (data, used, ended) = feed(&mut decoder, input, step)?;
     let (fields, bytes) = decoder.trailers();
-    Ok(decoder.has_ended().then(|| (data, used, texts(bytes, fields.iter()))))
+    Ok(ended.then(|| (data, used, texts(bytes, fields.iter()))))
 }
 
-fn feed(decoder: &mut ChunkedDecoder, input: &[u8], step: usize) -> Result<(Vec<u8>, usize), ChunkError> {
+/// The data, the octets that were used, and whether the body has ended.
+fn feed(
+    decoder: &mut ChunkedDecoder,
+    input: &[u8],
+    step: usize,
+) -> Result<(Vec<u8>, usize, bool), ChunkError> {
     let (mut data, mut used) = (Vec::new(), 0);
     for piece in input.chunks(step.min(input.len().max(1))) {
         let mut at = 0;
@@ -279,9 +288,9 @@ fn feed(decoder: &mut ChunkedDecoder, input: &[u8], step: usize) -> Result<(Vec<
             at += decoded.consumed;
             used += decoded.consumed;
             if decoded.end {
-                return Ok((data, used));
+                return Ok((data, used, true));
             }
         }
     }
-    Ok((data, used))
+    Ok((data, used, false))
 }

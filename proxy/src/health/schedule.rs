@@ -88,11 +88,6 @@ impl Schedule {
         });
     }
 
-    /// When the next dial is due.
-    pub(super) fn next_due(&self) -> Option<Moment> {
-        self.due.first().map(|(due, _)| *due)
-    }
-
     /// An instance that is due; it counts as being dialled until [`Schedule::done`].
     pub(super) fn pop(&mut self, now: Moment) -> Option<u64> {
         self.due.first().filter(|(due, _)| *due <= now)?;
@@ -161,7 +156,7 @@ mod tests {
         schedule.done(1, Need::Soon, Moment(300), 0.5);
         assert_eq!((popped(&mut schedule, 1_299), popped(&mut schedule, 1_300)), (vec![], vec![1]));
         schedule.done(1, REGULAR, Moment(1_400), 0.5);
-        assert_eq!(schedule.next_due(), Some(Moment(11_400)));
+        assert_eq!((popped(&mut schedule, 11_399), popped(&mut schedule, 11_400)), (vec![], vec![1]));
     }
 
     #[test]

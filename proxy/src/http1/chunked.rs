@@ -92,7 +92,7 @@ enum Extension {
     Escaped,
 }
 
-/// A decoder of one body in chunks; reused after [`ChunkedDecoder::reset`].
+/// A decoder of one body in chunks.
 #[derive(Debug)]
 pub(crate) struct ChunkedDecoder {
     state: State,
@@ -129,14 +129,6 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Ready for another body; keeps its memory.
-    pub(crate) fn reset(&mut self) {
-        self.state = State::Size { digits: 0 };
-        (self.left, self.extension, self.extensions) = (0, 0, 0);
-        self.trailer.clear();
-        self.fields.clear();
-    }
-
     /// Takes input up to the end of the next piece of data. To be called until the input is used up or the body has ended; an
     /// error is final.
     pub(crate) fn decode(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
@@ -166,11 +158,6 @@ impl ChunkedDecoder {
     /// The fields after the last chunk and the bytes they are ranges of; complete once the body has ended.
     pub(crate) fn trailers(&self) -> (&Fields, &[u8]) {
         (&self.fields, &self.trailer)
-    }
-
-    /// Whether the body and its trailers have ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.state == State::Ended
     }
 
     fn data(&mut self, at: usize, available: usize) -> Decoded {

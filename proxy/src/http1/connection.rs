@@ -99,7 +99,7 @@ impl ConnectionOptions {
 }
 
 /// Whether fields of this name are about one connection, also if `Connection` does not list them.
-pub(crate) const fn is_hop_by_hop(id: FieldId) -> bool {
+const fn is_hop_by_hop(id: FieldId) -> bool {
     HOP_BY_HOP & id.bit() != 0
 }
 

@@ -248,16 +248,6 @@ impl Fields {
         self.fields.len()
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.fields.is_empty()
-    }
-
-    /// The set of the names that were found, by [`FieldId::bit`].
-    pub(crate) const fn seen(&self) -> u64 {
-        self.seen
-    }
-
     /// Whether there is a field of this name.
     pub(crate) const fn has(&self, id: FieldId) -> bool {
         self.seen & id.bit() != 0
@@ -284,12 +274,7 @@ impl Fields {
         self.fields[from..].iter().filter(move |field| field.id == id)
     }
 
-    /// The first field of any name, in any case of letters; `bytes` are those the fields were read from.
-    pub(crate) fn find(&self, bytes: &[u8], name: &[u8]) -> Option<&Field> {
-        self.find_all(bytes, name).next()
-    }
-
-    /// Every field of any name, in any case of letters, in their order.
+    /// Every field of any name, in any case of letters, in their order; `bytes` are those the fields were read from.
     pub(crate) fn find_all(&self, bytes: &[u8], name: &[u8]) -> impl Iterator<Item = &Field> {
         let id = FieldId::of(name);
         let from = if self.has(id) { self.first[id as usize] as usize } else { self.fields.len() };

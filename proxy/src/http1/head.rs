@@ -60,11 +60,6 @@ impl Method {
             Self::Post | Self::Patch | Self::Other => false,
         }
     }
-
-    /// Whether it only reads (RFC 9110 §9.2.1).
-    pub(crate) const fn is_safe(self) -> bool {
-        matches!(self, Self::Get | Self::Head | Self::Options | Self::Trace)
-    }
 }
 
 /// The form of a request target (RFC 9112 §3.2).

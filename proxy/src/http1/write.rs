@@ -1,15 +1,6 @@
 //! Appending heads to a buffer. What is written here was read by this module or made by the gateway, so it is not checked
 //! again.
 
-/// Appends a request line of HTTP/1.1.
-pub(crate) fn request_line(out: &mut Vec<u8>, method: &[u8], target: &[u8]) {
-    out.reserve(method.len() + target.len() + 12);
-    out.extend_from_slice(method);
-    out.push(b' ');
-    out.extend_from_slice(target);
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-}
-
 /// Appends a status line of HTTP/1.1; the reason may be empty. `status` has three digits.
 pub(crate) fn status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
     if (status, reason) == (200, b"OK") {

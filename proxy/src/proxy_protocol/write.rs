@@ -24,16 +24,16 @@ pub(crate) fn write_v1(addresses: Option<Addresses>, into: &mut Vec<u8>) {
 /// Writes a header of version 2 for a client's connection.
 pub(crate) fn write_v2(addresses: Option<Addresses>, into: &mut Vec<u8>) {
     let Some(Addresses { source, destination }) = addresses.map(of_one_family) else {
-        start_v2(0x21, 0x00, 0, into);
+        start_v2(0x00, 0, into);
         return;
     };
     match (source.ip(), destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            start_v2(0x21, 0x11, 12, into);
+            start_v2(0x11, 12, into);
             into.extend([source.octets(), destination.octets()].concat());
         }
         (source, destination) => {
-            start_v2(0x21, 0x21, 36, into);
+            start_v2(0x21, 36, into);
             let octets = |ip: IpAddr| match ip {
                 IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
                 IpAddr::V6(ip) => ip.octets(),
@@ -45,14 +45,10 @@ pub(crate) fn write_v2(addresses: Option<Addresses>, into: &mut Vec<u8>) {
     into.extend(destination.port().to_be_bytes());
 }
 
-/// Writes a header of version 2 for a connection of our own, such as a check.
-pub(crate) fn write_v2_local(into: &mut Vec<u8>) {
-    start_v2(0x20, 0x00, 0, into);
-}
-
-fn start_v2(command: u8, family: u8, length: u16, into: &mut Vec<u8>) {
+fn start_v2(family: u8, length: u16, into: &mut Vec<u8>) {
     into.extend(SIGNATURE);
-    into.extend([command, family]);
+    // Version 2, for a connection that is passed on.
+    into.extend([0x21, family]);
     into.extend(length.to_be_bytes());
 }
 

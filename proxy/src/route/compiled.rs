@@ -22,6 +22,7 @@ pub(crate) struct CompiledRoute {
     /// Its services by weight.
     pub(crate) split: Split,
     /// The service that a share of its requests is sent to as well.
+    #[allow(dead_code, reason = "the engine does not mirror yet")]
     pub(crate) mirror: Option<Mirror>,
     /// What it changes; plain routes have nothing.
     pub(crate) changes: Option<Box<Changes>>,
@@ -54,6 +55,7 @@ pub(crate) struct Mirror {
     percent: Percent,
 }
 
+#[allow(dead_code, reason = "the engine does not mirror yet")]
 impl Mirror {
     /// True for the share of requests that is mirrored, by a number drawn below the given bound.
     pub(crate) fn takes(self, draw: impl FnOnce(u32) -> u32) -> bool {
@@ -225,6 +227,7 @@ pub(crate) struct Matched<'t> {
     /// The route.
     pub(crate) route: &'t Arc<CompiledRoute>,
     /// The host it was found at: exact, `*.` and a suffix, or `*` for any.
+    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(crate) host: &'t str,
     /// Which of its paths.
     pub(super) path: usize,
@@ -232,6 +235,7 @@ pub(crate) struct Matched<'t> {
 
 impl<'t> Matched<'t> {
     /// True if this is the same host and path of the same route.
+    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(super) fn is(self, other: Self) -> bool {
         Arc::ptr_eq(self.route, other.route) && self.path == other.path && self.host == other.host
     }

@@ -120,7 +120,7 @@ fn parameters_are_the_segments_they_stand_for() {
     let index = index(vec![route("r", &["h"], &["/u/{id}/p/{post}"])]);
     let request = request("GET", "h", "/u/a%2Fb/p/7");
     let found = index.find(&request).unwrap();
-    let parameters: Vec<_> = crate::route::parameters(found.path(), &request.path).collect();
+    let parameters: Vec<_> = crate::route::rewrite::parameters(found.path(), &request.path).collect();
     assert_eq!(parameters, [("id", "a%2Fb"), ("post", "7")]);
 }
 
@@ -302,12 +302,12 @@ fn it_is_told_why_a_route_has_lost() {
     let lost: BTreeMap<_, _> =
         explained.lost.iter().map(|(it, why)| (it.route.name().as_str(), *why)).collect();
     let expected = [
-        ("header", Lost::Unmet(crate::route::Unmet::Header("x-a"))),
+        ("header", Lost::Unmet(crate::route::conditions::Unmet::Header("x-a"))),
         ("host", Lost::Host),
         ("low", Lost::Priority),
         ("namesake", Lost::Name),
         ("number", Lost::Expression),
-        ("put", Lost::Unmet(crate::route::Unmet::Method)),
+        ("put", Lost::Unmet(crate::route::conditions::Unmet::Method)),
         ("root", Lost::Path),
     ];
     assert_eq!(lost, BTreeMap::from(expected));

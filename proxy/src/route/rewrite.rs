@@ -219,22 +219,19 @@ pub(crate) struct FieldChanges {
     /// Names in lower case.
     out: Box<[Box<str>]>,
     lines: Box<[u8]>,
-    into: Box<[(Box<str>, Box<str>)]>,
 }
 
 impl FieldChanges {
     pub(super) fn compile(modifier: &HeaderModifier) -> Self {
         let out = modifier.remove.iter().map(|name| name.as_str());
         let out = out.chain(modifier.set.iter().map(|it| it.name.as_str()));
-        let into = || modifier.set.iter().chain(&modifier.add);
         let mut lines = String::new();
-        for field in into() {
+        for field in modifier.set.iter().chain(&modifier.add) {
             let _ = write!(lines, "{}: {}\r\n", field.name, field.value);
         }
         Self {
             out: out.map(|name| name.to_ascii_lowercase().into()).collect(),
             lines: lines.into_bytes().into(),
-            into: into().map(|it| (it.name.as_str().into(), it.value.as_str().into())).collect(),
         }
     }
 
@@ -246,11 +243,6 @@ impl FieldChanges {
     /// The fields that come in, as lines of HTTP/1.1 with their ends.
     pub(crate) fn lines(&self) -> &[u8] {
         &self.lines
-    }
-
-    /// The fields that come in, in their order.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.into.iter().map(|(name, value)| (&**name, &**value))
     }
 }
 

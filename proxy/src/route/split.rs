@@ -64,21 +64,6 @@ impl Split {
         let scored = self.shares.iter().map(|share| (score(share), share.backend));
         scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, backend)| backend)
     }
-
-    /// True if there is a choice between several backends.
-    pub(crate) const fn has_choice(&self) -> bool {
-        self.shares.len() > 1
-    }
-
-    /// True if it leads nowhere: every weight is zero, or no service of it is this cluster's.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.shares.is_empty()
-    }
-
-    /// The backends it may lead to.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = usize> {
-        self.shares.iter().map(|share| share.backend)
-    }
 }
 
 /// The same on every gateway and in every version.

@@ -1,59 +1,33 @@
-//! What rustls and webpki do not tell of a certificate: the time in which it is valid, its serial number, and its subject as
-//! text. A small reader of DER (X.690) for the first fields of a certificate (RFC 5280 §4.1).
+//! What rustls and webpki do not tell of a certificate: the time in which it is valid. A small reader of DER (X.690) for the
+//! first fields of a certificate (RFC 5280 §4.1).
 
 const INTEGER: u8 = 0x02;
-const OBJECT: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
 const VERSION: u8 = 0xa0;
 
-/// The first fields of a certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fields<'d> {
-    /// The serial number, big-endian.
-    pub(super) serial: &'d [u8],
+/// The time in which a certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
     /// From when it is valid, in seconds since 1970.
     pub(super) not_before: i64,
     /// Until when it is valid, in seconds since 1970.
     pub(super) not_after: i64,
-    subject: &'d [u8],
 }
 
-/// Reads the first fields; `None` if it is not a certificate.
-pub(super) fn fields(certificate: &[u8]) -> Option<Fields<'_>> {
+/// Reads the time in which a certificate is valid; `None` if it is not a certificate.
+pub(super) fn validity(certificate: &[u8]) -> Option<Validity> {
     let mut certificate = Elements(certificate).expect(SEQUENCE)?;
     let mut signed = Elements(certificate.expect(SEQUENCE)?.0);
     if signed.0.first() == Some(&VERSION) {
         signed.next()?;
     }
-    let serial = signed.expect(INTEGER)?.0;
+    let _serial = signed.expect(INTEGER)?;
     let (_algorithm, _issuer) = (signed.expect(SEQUENCE)?, signed.expect(SEQUENCE)?);
     let mut validity = signed.expect(SEQUENCE)?;
     let (not_before, not_after) = (time(validity.next()?)?, time(validity.next()?)?);
-    let subject = signed.expect(SEQUENCE)?.0;
-    Some(Fields { serial, not_before, not_after, subject })
-}
-
-impl Fields<'_> {
-    /// The subject as RFC 4514 writes it: `CN=client,O=Example`. Octets that do not belong into a header field are escaped.
-    pub(super) fn subject(&self) -> String {
-        let mut parts = Vec::new();
-        let mut names = Elements(self.subject);
-        while let Some(mut set) = names.expect(SET) {
-            let mut together = Vec::new();
-            while let Some(mut attribute) = set.expect(SEQUENCE) {
-                let (Some(kind), Some((tag, value))) = (attribute.expect(OBJECT), attribute.next()) else {
-                    continue;
-                };
-                together.push(format!("{}={}", name_of(kind.0), text(tag, value)));
-            }
-            parts.push(together.join("+"));
-        }
-        parts.reverse();
-        parts.join(",")
-    }
+    Some(Validity { not_before, not_after })
 }
 
 /// Elements one after the other.
@@ -125,69 +99,6 @@ pub(super) fn date(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{:02}", left + 1)
 }
 
-/// The name of a kind of attribute (RFC 4514 §3, and those that OpenSSL names), or its numbers.
-fn name_of(object: &[u8]) -> String {
-    let name = match object {
-        [0x55, 4, 3] => "CN",
-        [0x55, 4, 5] => "serialNumber",
-        [0x55, 4, 6] => "C",
-        [0x55, 4, 7] => "L",
-        [0x55, 4, 8] => "ST",
-        [0x55, 4, 9] => "STREET",
-        [0x55, 4, 10] => "O",
-        [0x55, 4, 11] => "OU",
-        [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25] => "DC",
-        [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 1] => "UID",
-        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1] => "emailAddress",
-        _ => return numbers(object),
-    };
-    name.to_owned()
-}
-
-/// `1.2.840.113549` of an object identifier (X.690 §8.19).
-fn numbers(object: &[u8]) -> String {
-    let (mut parts, mut value) = (Vec::new(), 0_u64);
-    for octet in object {
-        value = value << 7 | u64::from(octet & 0x7f);
-        if octet & 0x80 == 0 {
-            if parts.is_empty() {
-                let first = (value / 40).min(2);
-                parts.push(first);
-                value -= first * 40;
-            }
-            parts.push(value);
-            value = 0;
-        }
-    }
-    parts.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
-}
-
-/// A value as RFC 4514 §2.4 writes it. Strings whose characters are not ASCII or UTF-8 are written in hexadecimal.
-fn text(tag: u8, value: &[u8]) -> String {
-    // UTF8String, NumericString, PrintableString, T61String, IA5String, VisibleString.
-    let known = matches!(tag, 0x0c | 0x12 | 0x13 | 0x14 | 0x16 | 0x1a);
-    let Some(text) = std::str::from_utf8(value).ok().filter(|_| known) else {
-        return std::iter::once("#".to_owned()).chain(value.iter().map(|it| format!("{it:02x}"))).collect();
-    };
-    let last = text.chars().count().saturating_sub(1);
-    let mut written = String::new();
-    for (at, character) in text.chars().enumerate() {
-        match character {
-            '"' | '+' | ',' | ';' | '<' | '>' | '\\' => written.extend(['\\', character]),
-            '#' if at == 0 => written.push_str("\\#"),
-            ' ' if at == 0 || at == last => written.push_str("\\ "),
-            ' '..='~' => written.push(character),
-            other => {
-                let mut octets = [0; 4];
-                for octet in other.encode_utf8(&mut octets).bytes() {
-                    written.push_str(&format!("\\{octet:02x}"));
-                }
-            }
-        }
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -215,22 +126,10 @@ mod tests {
         assert_eq!((date(-1), date(253_402_300_799)), ("1969-12-31".into(), "9999-12-31".into()));
     }
 
-    #[test]
-    fn values_are_escaped() {
-        assert_eq!(text(0x0c, b" #a,b+\"c\\<d>;e "), "\\ #a\\,b\\+\\\"c\\\\\\<d\\>\\;e\\ ");
-        assert_eq!(text(0x0c, b"#x\r\n\0"), "\\#x\\0d\\0a\\00");
-        assert_eq!(text(0x0c, "Bjö".as_bytes()), "Bj\\c3\\b6");
-        assert_eq!(text(0x1e, &[0, 0x41]), "#0041");
-        assert_eq!(numbers(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 2]), "1.2.840.113549.1.9.2");
-        assert_eq!(numbers(&[0x55, 4, 42]), "2.5.4.42");
-    }
-
     proptest! {
         #[test]
         fn any_octets_are_read_or_not(octets in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Some(fields) = fields(&octets) {
-                fields.subject();
-            }
+            let _ = validity(&octets);
         }
 
         #[test]

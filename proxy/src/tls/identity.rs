@@ -10,7 +10,7 @@ use rustls::{
 use webpki::EndEntityCert;
 
 use super::{
-    der::{date, fields},
+    der::{Validity, date, validity},
     provider,
 };
 
@@ -42,8 +42,8 @@ impl Identity {
             return Err("there is no certificate in PEM (BEGIN CERTIFICATE)".to_owned());
         };
         let wrong = |what: &dyn fmt::Display| format!("the certificate cannot be used: {what}");
-        let fields = fields(own).ok_or_else(|| wrong(&"it is not in the form of X.509"))?;
-        let (not_before, not_after) = (fields.not_before, fields.not_after);
+        let Validity { not_before, not_after } =
+            validity(own).ok_or_else(|| wrong(&"it is not in the form of X.509"))?;
         let names = EndEntityCert::try_from(own).map_err(|error| wrong(&error))?;
         let hosts = names.valid_dns_names().map(str::to_ascii_lowercase).collect();
         let key = match PrivateKeyDer::from_pem_slice(key) {

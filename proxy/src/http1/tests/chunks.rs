@@ -13,7 +13,6 @@ fn decode(text: &str) -> Result<(String, usize, bool), ChunkError> {
         data.extend_from_slice(&bytes[at..][decoded.data]);
         at += decoded.consumed;
         if decoded.end || at == bytes.len() {
-            assert_eq!(decoded.end, decoder.has_ended());
             return Ok((String::from_utf8(data).unwrap(), at, decoded.end));
         }
     }
@@ -167,17 +166,13 @@ fn trailers_are_read_as_fields_are() {
 }
 
 #[test]
-fn a_decoder_is_ready_again_after_a_reset() {
+fn what_follows_a_body_belongs_to_the_next_message() {
     let mut decoder = ChunkedDecoder::new(TRAILERS);
-    for _ in 0..3 {
-        assert_eq!(decoder.decode(b"1\r\na\r\n").unwrap().data, 3..4);
-        assert!(decoder.decode(b"\r\n0\r\nA: b\r\n\r\n").unwrap().end);
-        assert_eq!(decoder.trailers().0.len(), 1);
-        let after = decoder.decode(b"GET").unwrap();
-        assert_eq!((after.consumed, after.end), (0, true), "the rest belongs to the next message");
-        decoder.reset();
-        assert!(decoder.trailers().0.is_empty());
-    }
+    assert_eq!(decoder.decode(b"1\r\na\r\n").unwrap().data, 3..4);
+    assert!(decoder.decode(b"\r\n0\r\nA: b\r\n\r\n").unwrap().end);
+    assert_eq!(decoder.trailers().0.len(), 1);
+    let after = decoder.decode(b"GET").unwrap();
+    assert_eq!((after.consumed, after.end), (0, true));
 }
 
 #[test]
