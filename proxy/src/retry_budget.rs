@@ -6,8 +6,8 @@ use store::model::Moment;
 /// The seconds of budget that can be saved up: enough for the requests in flight on an instance that dies.
 const SAVED_SECONDS: f64 = 10.0;
 
-/// One worker's budget: a token bucket that requests and time fill and retries empty.
-#[derive(Clone, Debug)]
+/// One worker's budget for one service: a token bucket that requests and time fill and retries empty.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryBudget {
     tokens: f64,
     share: f64,
@@ -41,11 +41,12 @@ impl RetryBudget {
         }
     }
 
-    /// A request arrived.
-    pub(crate) fn earn(&mut self, now: Moment) {
+    /// A request arrived, of a route that has this share of its own, or the usual one.
+    pub(crate) fn earn(&mut self, percent: Option<u16>, now: Moment) {
         self.pass(now);
-        self.rate += self.share / SAVED_SECONDS;
-        self.tokens = (self.tokens + self.share).min((self.floor + self.rate) * SAVED_SECONDS);
+        let share = percent.map_or(self.share, |it| f64::from(it) / 100.0);
+        self.rate += share / SAVED_SECONDS;
+        self.tokens = (self.tokens + share).min((self.floor + self.rate) * SAVED_SECONDS);
     }
 
     /// Takes one retry out of the budget; false when it is empty.
@@ -70,7 +71,7 @@ mod tests {
     fn a_quiet_worker_may_retry_what_it_has() {
         let mut budget = RetryBudget::new(20, 10, Moment(0));
         assert_eq!(retries(&mut budget), 100);
-        budget.earn(Moment(1_000));
+        budget.earn(None, Moment(1_000));
         assert_eq!(retries(&mut budget), 10);
     }
 
@@ -80,7 +81,7 @@ mod tests {
         retries(&mut budget);
         let mut retried = 0;
         for ms in 0..10_000 {
-            budget.earn(Moment(ms));
+            budget.earn(None, Moment(ms));
             retried += usize::from(budget.spend());
         }
         assert!((2_000..=2_150).contains(&retried), "{retried}");
@@ -90,7 +91,7 @@ mod tests {
     fn what_is_saved_up_is_bounded() {
         let mut budget = RetryBudget::new(20, 10, Moment(0));
         for ms in 0..600_000 {
-            budget.earn(Moment(ms));
+            budget.earn(None, Moment(ms));
         }
         let saved = retries(&mut budget);
         assert!((1_500..=2_200).contains(&saved), "{saved}");

@@ -55,7 +55,7 @@ impl Gateway {
         let mut attempts = Attempts::new(hash(&[method.as_bytes(), b"web.example.com", path.as_bytes()]));
         let (mut asked, mut repeated, mut last) = (String::new(), 0, None);
         self.world.pass(Duration::from_millis(20));
-        self.budget.earn(self.world.now);
+        self.budget.earn(None, self.world.now);
         while let Ok(instance) = self.world.pick(attempts.tried(), None) {
             let now = self.world.now;
             let _in_flight = self.world.instances.begin(&instance, Moment(0));

@@ -84,7 +84,7 @@ pub(crate) struct FailedAttempt {
     pub(crate) idempotent: bool,
     /// Repetitions so far.
     pub(crate) repeated: u8,
-    /// Whether an instance is left that the request has not tried.
+    /// Whether an instance is left that can be picked and that the request has not tried.
     pub(crate) another: bool,
     /// The client got something of an answer.
     pub(crate) answer_begun: bool,
@@ -128,9 +128,8 @@ pub(crate) fn may_retry(
     now: Moment,
     jitter: f64,
 ) -> Retry {
-    match allowed(failed, policy) {
-        Ok(()) => {}
-        Err(reason) => return Retry::No(reason),
+    if let Err(reason) = may_be_repeated(failed, policy) {
+        return Retry::No(reason);
     }
     // It ended with what was there before: no attempt, and no budget, which bounds what an outage adds.
     if failed.outcome == Outcome::IdleEnded {
@@ -150,8 +149,11 @@ pub(crate) fn may_retry(
     if pause.is_zero() { Retry::Now } else { Retry::After(pause) }
 }
 
-/// Whether it may be repeated at all.
-fn allowed(failed: &FailedAttempt, policy: &RetryPolicy) -> Result<(), NoRetry> {
+/// Whether it may be repeated at all, wherever and whenever.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_be_repeated(failed: &FailedAttempt, policy: &RetryPolicy) -> Result<(), NoRetry> {
     if !wanted(failed.outcome, policy) {
         return Err(NoRetry::NotWanted);
     }

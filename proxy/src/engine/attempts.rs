@@ -20,7 +20,7 @@ use crate::{
     answers::Reason,
     balance::{
         attempts::Attempts,
-        retry::{FailedAttempt, NoRetry, Retry, RetryPolicy, may_retry},
+        retry::{FailedAttempt, NoRetry, Retry, RetryPolicy, may_be_repeated, may_retry},
         view::PickContext,
     },
     engine::worker::Worker,
@@ -39,7 +39,8 @@ pub(crate) async fn forward(
     fields: &mut Fields,
 ) -> Done {
     let now = Instant::now();
-    worker.budget.borrow_mut().earn(worker.shared.handle.now());
+    let percent = plan.route.document.retry.as_deref().and_then(|it| it.budget_percent).map(|it| it.0);
+    worker.with_budget(plan.backend, |budget| budget.earn(percent, worker.shared.handle.now()));
     let mut exchange = Exchange::new(worker, client, (plan, text), timer, fields, now);
     let mut attempts = Attempts::new(plan.target);
     let mut asked_last = String::new();
@@ -87,6 +88,7 @@ pub(crate) async fn forward(
         }
         Err(failure) => {
             // What is left of a body is not read, and then the connection ends.
+            exchange.admitted = None;
             let whole = exchange.upload.discard(&mut exchange.client.input, &worker.buffers);
             let rest = if whole { BodyLength::None } else { BodyLength::UntilClose };
             let reason = cause(plan, failure.as_ref(), &asked_last).reason;
@@ -121,7 +123,8 @@ fn broke_off(
         Broken::Sink(_) => (Is::ClientGone, Some(Reason::ClientGone)),
         Broken::Cut => (Is::Excluded, None),
         // The route's own time was over; the instance may be as fast as it can.
-        Broken::Over => (Is::ClientSlow, Some(Reason::TotalTimeout)),
+        Broken::Over(Late::Try) => (Is::BodyStalled, Some(Reason::PerTryTimeout)),
+        Broken::Over(_) => (Is::ClientSlow, Some(Reason::TotalTimeout)),
     };
     if matches!(outcome, Is::BodyStalled | Is::BodyCut) {
         worker.metrics().short_answers.increment();
@@ -160,13 +163,22 @@ async fn attempt_in_turn(
     let retry_policy: &RetryPolicy = of_route.as_ref().unwrap_or(&worker.shared.retry);
     let mut repeated = 0;
     let mut fresh = false;
-    let mut failed = None;
-    loop {
-        worker.assure_lease().await;
+    let mut failed: Result<(Outcome, Arc<Instance>), Option<Failure>> = Err(None);
+    let pick = |attempts: &Attempts| {
         let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
-        let Ok(picked) = worker.pick(&plan.table, plan.backend, &context) else {
-            return Err(failed);
-        };
+        worker.pick(&plan.table, plan.backend, &context).ok()
+    };
+    let mut next = None;
+    loop {
+        if next.is_none() {
+            worker.assure_lease().await;
+        }
+        // What became of the attempt before is the client's, if there is no other.
+        let Some(picked) = next.take().or_else(|| pick(attempts)) else { return failed };
+        if failed.is_ok() {
+            // Its connection is closed before another is used.
+            drop(std::mem::replace(&mut failed, Err(None)));
+        }
         let instance = Arc::clone(picked.in_flight.instance());
         let tried = exchange.attempt(picked, fresh).await;
         let (outcome, took) = match &tried {
@@ -183,26 +195,36 @@ async fn attempt_in_turn(
             outcome => outcome,
         };
         worker.count(attempts.report(&instance, said, took, clock.now()));
-        let again = FailedAttempt {
+        let mut again = FailedAttempt {
             outcome,
             sent: exchange.sent(),
             body: exchange.body_left(),
             idempotent: plan.asked.method.is_idempotent(),
             repeated,
-            another: plan.instances() > attempts.tried().len(),
+            another: false,
             answer_begun: false,
             left: exchange.left(),
         };
         let again = match &tried {
             Ok(_) if !matches!(outcome, Is::Answered { status: 400.., .. }) => Retry::No(NoRetry::NotWanted),
             _ => {
-                let mut budget = worker.budget.borrow_mut();
-                may_retry(&again, retry_policy, &mut budget, clock.now(), fastrand::f64())
+                if may_be_repeated(&again, retry_policy).is_ok() {
+                    next = pick(attempts);
+                    again.another = next.is_some();
+                }
+                worker.with_budget(plan.backend, |budget| {
+                    may_retry(&again, retry_policy, budget, clock.now(), fastrand::f64())
+                })
             }
         };
         match (tried, again) {
-            (Ok(answered), Retry::No(_)) => return Ok((answered, instance)),
-            (Ok(_), _) => {}
+            (Ok(answered), Retry::No(why)) => {
+                if why == NoRetry::Budget {
+                    worker.metrics().retries_refused.increment();
+                }
+                return Ok((answered, instance));
+            }
+            (Ok(answered), _) => failed = Ok((answered, instance)),
             (Err(failure), retry) => {
                 if let Failure::Lost { .. } = failure {
                     worker.metrics().lost_answers.increment();
@@ -210,12 +232,12 @@ async fn attempt_in_turn(
                 // A connection that had ended says nothing about a new one.
                 fresh = matches!(failure, Failure::Lost { reused: true, .. });
                 asked_last.clone_from(&instance.endpoint.id);
-                failed = Some(failure);
+                failed = Err(Some(failure));
                 if let Retry::No(why) = retry {
                     if why == NoRetry::Budget {
                         worker.metrics().retries_refused.increment();
                     }
-                    return Err(failed);
+                    return failed;
                 }
             }
         }
@@ -225,8 +247,9 @@ async fn attempt_in_turn(
         }
         if let Retry::After(pause) = again {
             attempts.forget_tried();
-            exchange.timer.set(Instant::now() + pause);
-            exchange.timer.passed().await;
+            if let Err(gone) = exchange.pause(pause).await {
+                return Err(Some(gone));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, ErrorKind},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -41,13 +41,15 @@ use crate::{
     http1::{BodyLength, ChunkedDecoder, Fields, HeadLimits, StatusLine, Version, read_response},
     request_id::Timing,
     service::{
-        circuit::{Admitted, Circuit},
+        circuit::{Admitted, Circuit, Full},
         connections::Connections,
     },
 };
 
 /// Interim responses to one request; an instance that sends more is at fault.
 const MAX_INTERIM: u8 = 32;
+/// A time limit that is none: ten years.
+const UNLIMITED: Duration = Duration::from_secs(10 * 365 * 86_400);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the client's connection.
@@ -78,6 +80,8 @@ pub(crate) struct Exchange<'a> {
     pub(super) refused: bool,
     /// The instance has certainly read nothing of what was written.
     unread: bool,
+    /// Something was given to TLS, which may have sent it even where the write failed.
+    encrypted: bool,
     /// The body waits for a 100 since then.
     held: Option<Instant>,
     interim: u8,
@@ -85,10 +89,10 @@ pub(crate) struct Exchange<'a> {
     /// Since when the instance could answer.
     asked: Instant,
     /// Since when the client has ended its side.
-    ended: Option<Instant>,
+    pub(super) ended: Option<Instant>,
     pub(super) times: Times,
     /// When this attempt must be over.
-    try_ends: Option<Instant>,
+    pub(super) try_ends: Option<Instant>,
     /// Its place among the requests of its service, where these are limited.
     pub(super) admitted: Option<Admitted>,
     begun: Instant,
@@ -177,6 +181,7 @@ impl<'a> Exchange<'a> {
             uploaded: false,
             refused: false,
             unread: false,
+            encrypted: false,
             held: (plan.expects && client.input.is_none()).then_some(now),
             interim: 0,
             patience: upload_patience(limits, now),
@@ -206,7 +211,7 @@ impl<'a> Exchange<'a> {
         self.upload.look_ahead(&mut self.client.input).map_err(|broken| match broken {
             Broken::Chunk(error) => Failure::ClientChunk(error),
             Broken::Large => Failure::ClientLarge,
-            Broken::Short | Broken::Source(_) | Broken::Sink(_) | Broken::Cut | Broken::Over => {
+            Broken::Short | Broken::Source(_) | Broken::Sink(_) | Broken::Cut | Broken::Over(_) => {
                 Failure::ClientShort
             }
         })
@@ -214,7 +219,7 @@ impl<'a> Exchange<'a> {
 
     /// How much of the request was written to the instance, and may have been read.
     pub(crate) const fn sent(&self) -> Sent {
-        if self.upload.is_unsent() || self.unread {
+        if (self.upload.is_unsent() && !self.encrypted) || self.unread {
             Sent::Nothing
         } else if self.uploaded {
             Sent::All
@@ -294,10 +299,12 @@ impl<'a> Exchange<'a> {
         let mut in_use = InUse::new(&self.worker.upstream, in_flight);
         // Before there is a connection: what was sent over another one was not sent over this.
         self.upload.restart();
-        (self.uploaded, self.refused, self.unread) = (false, false, false);
+        (self.uploaded, self.refused, self.unread, self.encrypted) = (false, false, false, false);
         self.reach(&mut in_use, &addresses, fresh).await?;
         self.asked = Instant::now();
         self.try_ends = self.times.per_try.map(|it| self.asked + it);
+        // The time until here was not the client's.
+        self.patience = upload_patience(self.worker.limits(), self.asked);
         let outcome = match self.hear(&mut in_use).await {
             Ok(Seen::Final(response, text)) => {
                 self.hold(&response, &mut in_use).await.map(|()| Ok((response, text)))
@@ -355,11 +362,7 @@ impl<'a> Exchange<'a> {
             let from = Instant::now();
             let dial = Dial { addresses, terms, client, place, within };
             // Boxed, because few requests need one, and all would be larger.
-            Box::pin(in_use.connect(dial)).await.map_err(|error| match error {
-                DialError::Connect(error) => Failure::Connect(error),
-                DialError::Insecure(error) => Failure::Insecure(error),
-                DialError::Unprepared(why) => Failure::Unprepared(why),
-            })?;
+            Box::pin(in_use.connect(dial)).await.map_err(|error| self.undialled(error))?;
             self.connected = Some(from.elapsed());
             if let Some(instance) = in_use.instance() {
                 Attempts::connected(instance, self.worker.shared.handle.now());
@@ -370,6 +373,18 @@ impl<'a> Exchange<'a> {
             return Err(Failure::Excluded);
         }
         Ok(())
+    }
+
+    /// Why there is no connection. One that was given up because the request's own time was over has not failed.
+    fn undialled(&self, error: DialError) -> Failure {
+        match error {
+            DialError::Connect(error) if error.kind() == ErrorKind::TimedOut && self.left().is_zero() => {
+                Failure::Late(Late::Total)
+            }
+            DialError::Connect(error) => Failure::Connect(error),
+            DialError::Insecure(error) => Failure::Insecure(error),
+            DialError::Unprepared(why) => Failure::Unprepared(why),
+        }
     }
 
     fn is_excluded(&self, in_use: &InUse) -> bool {
@@ -414,6 +429,22 @@ impl<'a> Exchange<'a> {
         let turn = Box::pin(waiting).await;
         self.has_waited();
         turn.map_err(|why| no_turn(why, circuit))
+    }
+
+    /// Waits before the next attempt, for as long as the client is there.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) async fn pause(&mut self, pause: Duration) -> Result<(), Failure> {
+        let bounds = Bounds { turn: pause, ..self.patience_in_line() };
+        let around = (&*self.worker.buffers, self.timer, bounds);
+        let nothing = std::future::pending::<Result<(), Full>>();
+        let paused = Box::pin(queue::wait(nothing, self.client, around, || {}, || false)).await;
+        self.has_waited();
+        match paused {
+            Err(NoTurn::ClientGone) => Err(Failure::ClientGone),
+            _ => Ok(()),
+        }
     }
 
     fn patience_in_line(&self) -> Bounds {
@@ -496,6 +527,7 @@ impl<'a> Exchange<'a> {
             return Ok(());
         }
         let buffers = &self.worker.buffers;
+        self.encrypted |= !connection.stream.is_plain();
         let sent = if self.held.is_some() {
             // The body may come without the 100.
             self.upload.poll_text(cx, &mut connection.stream).map_ok(|()| false)
@@ -512,7 +544,7 @@ impl<'a> Exchange<'a> {
                     self.asked = Instant::now();
                 }
             }
-            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over)) => self.refused = true,
+            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over(_))) => self.refused = true,
             Poll::Ready(Err(Broken::Short | Broken::Source(_))) => return Err(Failure::ClientShort),
             Poll::Ready(Err(Broken::Chunk(error))) => return Err(Failure::ClientChunk(error)),
             Poll::Ready(Err(Broken::Large)) => return Err(Failure::ClientLarge),
@@ -608,28 +640,28 @@ impl<'a> Exchange<'a> {
         Ok(seen)
     }
 
-    /// Notices that the client is gone, or has ended its side.
-    fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+    /// Notices that the client is gone, or has ended its side. For that it reads ahead, as far as there is room.
+    pub(super) fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let waits_for_body = !self.uploaded && !self.refused && self.held.is_none();
-        if waits_for_body || self.client.ended || self.client.input.is_some() {
+        if waits_for_body {
             return Ok(());
         }
-        match self.client.poll_input(cx, &self.worker.buffers) {
-            Poll::Ready(Ok(0)) if !self.uploaded && !self.refused => Err(Failure::ClientShort),
-            Poll::Ready(Ok(0)) => {
-                self.ended = Some(Instant::now());
-                Ok(())
-            }
-            Poll::Ready(Ok(_)) => {
-                // The body comes although the client asked for a 100 first.
-                if self.held.take().is_some() {
-                    cx.waker().wake_by_ref();
+        while !self.client.ended {
+            match self.client.poll_input(cx, &self.worker.buffers) {
+                Poll::Ready(Ok(0)) if !self.uploaded && !self.refused => return Err(Failure::ClientShort),
+                Poll::Ready(Ok(0)) => self.ended = Some(Instant::now()),
+                Poll::Ready(Ok(_)) => {
+                    // The body comes although the client asked for a 100 first.
+                    if self.held.take().is_some() {
+                        cx.waker().wake_by_ref();
+                        break;
+                    }
                 }
-                Ok(())
+                Poll::Ready(Err(_)) => return Err(Failure::ClientGone),
+                Poll::Pending => break,
             }
-            Poll::Ready(Err(_)) => Err(Failure::ClientGone),
-            Poll::Pending => Ok(()),
         }
+        Ok(())
     }
 
     /// Completes when a limit has passed.

@@ -63,6 +63,11 @@ impl Patience {
         self.moved_at = now;
     }
 
+    /// When the present wait began, or something moved last.
+    pub(crate) const fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
     /// When patience ends if nothing moves any more.
     pub(crate) fn ends(&self) -> Instant {
         let demand = self.demand();

@@ -2,15 +2,17 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
 
 use socket2::SockRef;
-use tokio::time::Instant;
+use tokio::{task::unconstrained, time::Instant};
 
 use super::{buffer::Buffer, stream::Stream};
 use crate::{
@@ -76,11 +78,13 @@ impl UpstreamConnection {
         }
     }
 
-    /// True if nothing came in since the last exchange: neither its end nor octets nobody asked for. Costs no system
-    /// call while nothing did.
+    /// True if nothing came in since the last exchange: neither its end nor octets of no response. Costs no system call
+    /// while nothing did.
     fn is_quiet(&mut self) -> bool {
         let mut octet = [0];
-        self.stream.poll_read(&mut Context::from_waker(Waker::noop()), &mut octet).is_pending()
+        // The runtime answers a task that has done much that there is nothing, so that others have their turn.
+        let read = unconstrained(poll_fn(|cx| self.stream.poll_read(cx, &mut octet)));
+        pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// The same, from the socket itself: the runtime may not have heard of the end yet.

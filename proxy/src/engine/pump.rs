@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     buffer::{Buffer, Buffers, SMALL},
+    failure::Late,
     stream::Stream,
 };
 use crate::http1::{ChunkError, ChunkedDecoder, LAST_CHUNK, chunk_head, write_trailers};
@@ -55,8 +56,8 @@ pub(crate) enum Broken {
     Sink(io::Error),
     /// A drain of the instance has waited long enough.
     Cut,
-    /// The time of the request as a whole is over.
-    Over,
+    /// The time of the request as a whole, or of this attempt, is over.
+    Over(Late),
 }
 
 impl Broken {
@@ -68,7 +69,8 @@ impl Broken {
             Self::Chunk(error) => error.as_str().into(),
             Self::Large => "the body is larger than allowed".into(),
             Self::Cut => "the instance is drained".into(),
-            Self::Over => "the request took longer than it may".into(),
+            Self::Over(Late::Try) => "the attempt took longer than it may".into(),
+            Self::Over(_) => "the request took longer than it may".into(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
     answer::Response,
     buffer::Buffer,
     exchange::{Done, Exchange},
+    failure::{Failure, Late},
     patience::{Demand, Patience},
     pump::{Broken, Pump, Waits, release},
     upstream::InUse,
@@ -106,6 +107,15 @@ impl Exchange<'_> {
         let client = &mut *self.client;
         let from = (Some(&mut connection.stream), &mut connection.input);
         let polled = download.poll(cx, from, &mut client.stream, &self.worker.buffers);
+        if polled.is_pending() {
+            match self.watch_client(cx) {
+                Ok(()) => {}
+                Err(Failure::ClientGone) => {
+                    return Poll::Ready(Err(Broken::Sink(ErrorKind::ConnectionReset.into())));
+                }
+                Err(_) => (self.refused, self.client_broke) = (true, true),
+            }
+        }
         self.or_over(cx, polled, download, patience, || in_use.is_cut())
     }
 
@@ -126,14 +136,29 @@ impl Exchange<'_> {
         }
         loop {
             patience.note(download, Instant::now());
-            let ends = patience.ends();
-            self.timer.set(self.times.total.map_or(ends, |total| total.min(ends)));
+            // A client that has ended its side may still read. It is gone if the response does not get on either.
+            let fin_timeout = self.worker.limits().client_fin_timeout;
+            let gone = self.ended.map(|it| it.max(patience.moved_at()) + fin_timeout);
+            // The time that a client takes is not the instance's.
+            let waits_for_instance = download.waits == Waits::Source;
+            let (gone, try_ends) =
+                (gone.filter(|_| waits_for_instance), self.try_ends.filter(|_| waits_for_instance));
+            let limits = [gone, self.times.total, try_ends];
+            self.timer.set(limits.into_iter().flatten().fold(patience.ends(), Instant::min));
             ready!(self.timer.poll(cx));
-            if self.times.total.is_some_and(|it| Instant::now() >= it) {
-                return Poll::Ready(Err(Broken::Over));
+            let now = Instant::now();
+            let is_over = |end: Option<Instant>| end.is_some_and(|it| now >= it);
+            if is_over(gone) {
+                return Poll::Ready(Err(Broken::Sink(ErrorKind::ConnectionAborted.into())));
+            }
+            if is_over(self.times.total) {
+                return Poll::Ready(Err(Broken::Over(Late::Total)));
+            }
+            if is_over(try_ends) {
+                return Poll::Ready(Err(Broken::Over(Late::Try)));
             }
             let late = || io::Error::from(ErrorKind::TimedOut);
-            match patience.over(Instant::now()) {
+            match patience.over(now) {
                 Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),
                 Some(Waits::Sink) => return Poll::Ready(Err(Broken::Sink(late()))),
                 None => {}

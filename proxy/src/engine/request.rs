@@ -61,11 +61,6 @@ impl Plan {
         self.table.backend(self.backend).map_or("the service", |it| it.name.as_str())
     }
 
-    /// How many instances the service has.
-    pub(crate) fn instances(&self) -> usize {
-        self.table.backend(self.backend).map_or(0, |it| it.slot.load().all().count())
-    }
-
     /// The most octets of the body.
     pub(crate) fn body_limit(&self, limits: &Limits) -> u64 {
         let own = self.route.document.limits.as_deref().and_then(|it| it.request_body);

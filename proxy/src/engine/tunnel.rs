@@ -69,6 +69,14 @@ pub(crate) async fn run(
         let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
         let from = (Some(&mut client.stream), &mut client.input);
         let upward = up.poll(cx, from, &mut connection.stream, buffers);
+        let upward = match upward {
+            // An instance that takes nothing more may have said something before.
+            Err(Broken::Sink(_)) => {
+                up.ended = true;
+                Ok(())
+            }
+            upward => upward,
+        };
         let from = (Some(&mut connection.stream), &mut connection.input);
         let downward = down.poll(cx, from, &mut client.stream, buffers);
         match upward.and(downward) {

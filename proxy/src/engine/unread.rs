@@ -5,10 +5,11 @@
 //! much the other system has not acknowledged is asked from ours by `sock_diag(7)`, because `SIOCOUTQ` and `TCP_INFO` cannot be
 //! had without unsafe code. That costs some system calls, in a case that is rare.
 //!
-//! A reset proves nothing: what it acknowledges is not looked at by our system, and it is sent too when a process has read a
-//! request and died.
+//! A reset alone proves nothing: what it acknowledges is not looked at by our system, and it is sent too when a process has
+//! read a request and died. A reset that follows an end is an answer to octets that came after it.
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
 };
@@ -16,6 +17,7 @@ use std::{
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// `SOCK_DIAG_BY_FAMILY` of `linux/sock_diag.h`.
@@ -25,6 +27,8 @@ const REQUEST: u16 = 1;
 /// `TCP_CLOSE_WAIT` of `net/tcp_states.h`: the other side has ended, without a reset, and we have not.
 const CLOSE_WAIT: u8 = 8;
 const TCP: u8 = 6;
+/// Octets that fit into one segment on every path of today (RFC 8200 §5 has 1280 as the least, with the headers).
+const ONE_SEGMENT: usize = 1_200;
 /// A `nlmsghdr` and an `inet_diag_req_v2`.
 const ASKED: usize = 16 + 56;
 /// Where `idiag_state` and `idiag_wqueue` are in an answer, behind a `nlmsghdr`.
@@ -34,6 +38,11 @@ const UNACKNOWLEDGED: usize = 16 + 60;
 /// True if the other side of a connection, which was idle and has ended, had received none of the `sent` octets that were
 /// written last, when it ended. False also where that cannot be known.
 pub(crate) fn is_unread(stream: &TcpStream, sent: usize) -> bool {
+    if let Ok(Some(error)) = SockRef::from(stream).take_error() {
+        // Linux has this error for a reset behind an end. The end acknowledged what had been received and read until then,
+        // or there had been a reset at once; so it was these octets that met a closed connection, if they were one segment.
+        return error.kind() == ErrorKind::BrokenPipe && sent <= ONE_SEGMENT;
+    }
     let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return false };
     let Some((state, unacknowledged)) = ask(local, peer) else { return false };
     state == CLOSE_WAIT && usize::try_from(unacknowledged).is_ok_and(|it| it >= sent)
@@ -124,13 +133,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn octets_that_meet_a_closed_connection_are_not_read_and_those_that_a_dead_process_had_are() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        ours.readable().await.unwrap();
+        ours.write_all(b"too late.").await.unwrap();
+        let met = || SockRef::from(&ours).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok();
+        while !ours.ready(tokio::io::Interest::ERROR).await.unwrap().is_error() {}
+        assert!(met() && is_unread(&ours, 9), "the end came first");
+
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (theirs, _) = listener.accept().await.unwrap();
+        ours.write_all(b"to a process that dies").await.unwrap();
+        theirs.readable().await.unwrap();
+        drop(theirs);
+        while !ours.ready(tokio::io::Interest::ERROR).await.unwrap().is_error() {}
+        assert!(!is_unread(&ours, 22), "there was no end");
+    }
+
+    #[tokio::test]
     async fn what_was_received_or_cannot_be_known_is_taken_for_read() {
         let (mut ours, theirs) = ended("127.0.0.1", 0).await;
         ours.write_all(b"after the end").await.unwrap();
         assert!(!is_unread(&ours, 13), "it was acknowledged");
         theirs.set_zero_linger().unwrap();
         drop(theirs);
-        assert!(!is_unread(&ours, 0), "a reset");
+        assert!(!is_unread(&ours, ONE_SEGMENT + 1), "the reset may answer the second half");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         assert!(!is_unread(&open, 0), "it has not ended");

@@ -47,7 +47,8 @@ pub(crate) struct Worker {
     /// Connections without a request are closed from then on.
     closes: Cell<Option<Instant>>,
     picker: RefCell<Picker>,
-    pub(crate) budget: RefCell<RetryBudget>,
+    /// By the services' numbers.
+    budgets: RefCell<Vec<RetryBudget>>,
     lease: tokio::sync::Mutex<()>,
     open_connections: Cell<usize>,
     ended: Notify,
@@ -55,7 +56,6 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
-        let limits = &shared.config.limits;
         let buffers = Buffers::new();
         Rc::new(Self {
             number,
@@ -68,11 +68,7 @@ impl Worker {
             log: RefCell::new(shared.access_log.get().map(|it| it.worker())),
             closes: Cell::new(None),
             picker: RefCell::default(),
-            budget: RefCell::new(RetryBudget::new(
-                limits.retry_percent,
-                limits.retry_floor,
-                shared.handle.now(),
-            )),
+            budgets: RefCell::default(),
             lease: tokio::sync::Mutex::default(),
             open_connections: Cell::new(0),
             ended: Notify::new(),
@@ -85,10 +81,11 @@ impl Worker {
         then(self.date.borrow_mut().at(self.shared.handle.now()))
     }
 
-    /// True if a client's connection may serve another request after this one.
+    /// True if a client's connection may serve another request after this one. A client that has ended its side may have sent
+    /// more requests before.
     pub(crate) fn keeps_alive(&self, client: &Client) -> bool {
         self.shared.phase() == Phase::Serving
-            && !client.ended
+            && (!client.ended || client.input.is_some())
             && u64::from(client.requests) < self.limits().max_requests_per_connection
     }
 
@@ -154,6 +151,17 @@ impl Worker {
         };
         let order = |addresses: &[IpAddr], port| self.upstream.dial_order(addresses, port);
         self.picker.borrow_mut().pick(&known, backend, context, order)
+    }
+
+    /// The retry budget of a service: an outage of one leaves those of the others as they are.
+    pub(crate) fn with_budget<T>(&self, backend: usize, then: impl FnOnce(&mut RetryBudget) -> T) -> T {
+        let mut budgets = self.budgets.borrow_mut();
+        if budgets.len() <= backend {
+            let limits = self.limits();
+            let full = RetryBudget::new(limits.retry_percent, limits.retry_floor, self.shared.handle.now());
+            budgets.resize(backend + 1, full);
+        }
+        then(&mut budgets[backend])
     }
 
     /// A new request id.
