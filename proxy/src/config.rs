@@ -170,6 +170,9 @@ pub struct Limits {
     /// Bytes of a request body that are kept so that the request can be sent again to another instance. Longer ones are
     /// repeated only if nothing of the body was sent. More costs memory per upload in flight.
     pub request_buffer: usize,
+    /// Copies of requests under way to mirrors at once, per worker; beyond it requests are not mirrored. More costs memory and
+    /// connections while a mirror is slow.
+    pub mirrored: usize,
     /// Attempts on other instances after the first, for one request.
     pub retries: u8,
     /// Retries allowed per hundred requests, so that an outage is not amplified.
@@ -225,6 +228,7 @@ impl Default for Limits {
             upgrade_idle: Duration::from_secs(3600),
             continue_timeout: Duration::from_secs(1),
             request_buffer: 64 * 1024,
+            mirrored: 256,
             retries: 2,
             retry_percent: 20,
             retry_floor: 10,

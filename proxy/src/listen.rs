@@ -16,6 +16,10 @@ use crate::config::{Error, Listener};
 
 const BACKLOG: i32 = 4096;
 
+/// Octets that the system holds for a client beyond those under way to it. Without a bound that is up to 4 MiB for each
+/// client that reads slowly, and then room for more comes so rarely that a slow reader looks like one that does not read.
+const UNSENT: u32 = 256 * 1024;
+
 /// TCP keep-alive: the time between two questions, and how many stay without an answer before a connection is given up.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_QUESTIONS: u32 = 4;
@@ -61,6 +65,7 @@ fn shared_socket(address: SocketAddr, keepalive: Duration) -> io::Result<std::ne
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     keep_alive(&socket, keepalive)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -108,6 +113,7 @@ mod tests {
         let (accepted, _) = bound[0].socket.accept().unwrap();
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), super::UNSENT);
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
         let without = super::open(&[here()], Duration::ZERO).unwrap();
         assert!(!SockRef::from(&without[0].socket).keepalive().unwrap());

@@ -12,6 +12,12 @@ store::metrics! {
         pub retries: counter("waypost.proxy.retries", "{request}", "Requests tried again on another instance.");
         pub retries_refused:
             counter("waypost.proxy.retries_refused", "{request}", "Retries the budget did not allow.");
+        pub hedges: counter(
+            "waypost.proxy.hedges", "{request}", "Copies sent to a second instance because the first was silent.");
+        pub mirrors: counter("waypost.proxy.mirrors", "{request}", "Copies that a mirror has answered.");
+        pub mirrors_dropped: counter(
+            "waypost.proxy.mirrors_dropped", "{request}",
+            "Requests that a mirror did not get or did not answer.");
         pub connect_failures:
             counter("waypost.proxy.connect_failures", "{connection}", "Failed connections to instances.");
         pub lost_answers: counter(

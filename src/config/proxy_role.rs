@@ -283,6 +283,7 @@ fn limits(fields: &Fields<'_>) -> proxy::Limits {
         upgrade_idle: fields
             .or("upgrade_idle", usual.upgrade_idle, |it| it.span_within(upgrade.clone()).map(|it| it.0)),
         continue_timeout: fields.or("continue_timeout", usual.continue_timeout, span),
+        mirrored: fields.or("mirrored", usual.mirrored, |it| it.int(0..=65_536)),
         request_buffer: fields.or("request_buffer", usual.request_buffer, |it| it.int(0..=16_777_216)),
         retries: fields.or("retries", usual.retries, |it| it.int(0..=10)),
         retry_percent: fields.or("retry_percent", usual.retry_percent, |it| it.int(0..=100)),

@@ -9,6 +9,7 @@ use super::{
     client::Client,
     exchange::{Done, Exchange, Outcome},
     failure::{Failure, Late},
+    hedge,
     logged::Became,
     own_answer::{self, Cause},
     pump::Broken,
@@ -146,7 +147,8 @@ fn broke_off(
     reason
 }
 
-fn site_of(instance: &Instance) -> &str {
+/// The site of an instance; empty for the gateway's own.
+pub(super) fn site_of(instance: &Instance) -> &str {
     instance.endpoint.meta.get("site").map_or("", String::as_str)
 }
 
@@ -179,8 +181,14 @@ async fn attempt_in_turn(
             // Its connection is closed before another is used.
             drop(std::mem::replace(&mut failed, Err(None)));
         }
-        let instance = Arc::clone(picked.in_flight.instance());
-        let tried = exchange.attempt(picked, fresh).await;
+        let (tried, instance) = match hedge::of(plan) {
+            None => {
+                let instance = Arc::clone(picked.in_flight.instance());
+                (exchange.attempt(picked, fresh).await, instance)
+            }
+            // Boxed, because few requests need it, and all would be larger.
+            Some(hedge) => Box::pin(hedge::attempt(exchange, attempts, (picked, fresh), hedge)).await,
+        };
         let (outcome, took) = match &tried {
             Ok(answered) => {
                 // The time until an early answer is the client's too.

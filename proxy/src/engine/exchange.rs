@@ -19,13 +19,16 @@ use tokio::time::Instant;
 use super::{
     answer::{self, Response},
     client::Client,
+    copies::Terms,
     dial::{DialError, of_client},
     failure::{Failure, Late},
     logged::Became,
+    mirror,
     patience::{Demand, Patience},
     pool::UpstreamConnection,
     pump::{Broken, Pump, Sink, Source, Waits, release},
     queue::{self, Bounds, NoTurn},
+    reading::{MAX_INTERIM, poll_input, poll_response},
     request::Plan,
     timer::Timer,
     times::TimeLimits,
@@ -38,7 +41,7 @@ use crate::{
     engine::worker::Worker,
     happy_eyeballs::DialAddresses,
     health::{self, Sent},
-    http1::{BodyLength, ChunkedDecoder, Fields, HeadLimits, StatusLine, Version, read_response},
+    http1::{BodyLength, ChunkedDecoder, Fields, Method, StatusLine, Version},
     request_id::Timing,
     service::{
         circuit::{Admitted, Circuit, Full},
@@ -46,8 +49,6 @@ use crate::{
     },
 };
 
-/// Interim responses to one request; an instance that sends more is at fault.
-const MAX_INTERIM: u8 = 32;
 /// A time limit that is none: ten years.
 const UNLIMITED: Duration = Duration::from_secs(10 * 365 * 86_400);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -104,6 +105,10 @@ pub(crate) struct Exchange<'a> {
     connected: Option<Duration>,
     /// Octets of the response's body that the client has got.
     pub(super) passed: u64,
+    /// The service that gets a copy when all of the request was sent.
+    mirror: Option<usize>,
+    mirrored: bool,
+    hedged: bool,
 }
 
 /// How long a request may take, by its route and the gateway.
@@ -168,6 +173,8 @@ impl<'a> Exchange<'a> {
         now: Instant,
     ) -> Self {
         let limits = worker.limits();
+        let mirror =
+            plan.route.mirror.filter(|it| !plan.upgrades && it.takes(|below| fastrand::u32(..below)));
         let (source, sink) = match plan.asked.body {
             BodyLength::None | BodyLength::UntilClose => (Source::Sized(0), Sink::Plain),
             BodyLength::Sized(length) => (Source::Sized(length), Sink::Plain),
@@ -194,6 +201,9 @@ impl<'a> Exchange<'a> {
             tries: 0,
             connected: None,
             passed: 0,
+            mirror: mirror.map(|it| it.backend),
+            mirrored: false,
+            hedged: false,
             admitted: None,
             worker,
             client,
@@ -273,6 +283,8 @@ impl<'a> Exchange<'a> {
             bytes_out: self.passed,
             pick: (self.tries > 0).then(|| self.waited()),
             connect: self.connected,
+            hedged: self.hedged,
+            mirrored: self.mirrored,
             ..became
         };
         logged.write(self.worker, self.client, self.plan.asked.id.as_bytes(), &became);
@@ -286,6 +298,77 @@ impl<'a> Exchange<'a> {
     /// Everything of the request can be sent to another instance.
     pub(crate) const fn replayable(&self) -> bool {
         self.upload.replayable()
+    }
+
+    /// What was kept of the request.
+    pub(super) fn kept(&self) -> &[u8] {
+        self.upload.text()
+    }
+
+    /// What a copy of the request to this service is sent with.
+    pub(super) fn terms_of_copies(&self, backend: usize) -> Terms {
+        let whole = self.times.per_try.map_or(self.left(), |it| it.min(self.left()));
+        Terms {
+            table: Arc::clone(&self.plan.table),
+            backend,
+            client: of_client(self.client.peer, self.client.local),
+            connect: self.connect_time(),
+            first_byte: self.times.first_byte.min(whole),
+        }
+    }
+
+    /// Sends a copy to the mirror, if there is one and the request was kept as a whole.
+    fn mirror(&mut self) {
+        let Some(backend) = self.mirror.take() else { return };
+        if !self.replayable() {
+            self.worker.metrics().mirrors_dropped.increment();
+            return;
+        }
+        let mut text = self.worker.buffers.text();
+        text.extend_from_slice(self.upload.text());
+        let copy = mirror::Copy {
+            terms: self.terms_of_copies(backend),
+            target: self.plan.target,
+            key: self.plan.key,
+            is_head: self.plan.asked.method == Method::Head,
+            idle: self.times.idle,
+            text,
+        };
+        mirror::send(self.worker, copy);
+        self.mirrored = true;
+    }
+
+    /// A copy of the request was sent to another instance, because the first is slow.
+    pub(super) const fn note_hedged(&mut self, copies: u32) {
+        self.hedged |= copies > 0;
+        self.tries += copies;
+    }
+
+    /// Goes on with the response to a copy.
+    ///
+    /// # Errors
+    /// What became of it.
+    pub(super) async fn adopt(
+        &mut self,
+        line: &StatusLine,
+        fields: Fields,
+        mut in_use: InUse,
+        asked: Instant,
+    ) -> Result<Outcome, Failure> {
+        *self.fields = fields;
+        (self.uploaded, self.refused, self.asked, self.connected) = (true, false, asked, None);
+        self.try_ends = self.times.per_try.map(|it| asked + it);
+        let connection = in_use.connection().ok_or(Failure::Excluded)?;
+        match self.seen(line, connection)? {
+            Seen::Final(response, text) => {
+                self.hold(&response, &mut in_use).await?;
+                Ok(Outcome::Response(response, text, in_use))
+            }
+            // `copies` does not return these.
+            Seen::Switch(_) | Seen::Interim(..) | Seen::Unheld => {
+                Err(Failure::Refused("an interim response"))
+            }
+        }
     }
 
     /// Sends the request to the picked instance.
@@ -540,8 +623,13 @@ impl<'a> Exchange<'a> {
             Poll::Pending => self.patience.note(&self.upload, Instant::now()),
             Poll::Ready(Ok(whole)) => {
                 self.uploaded = whole;
-                if whole && self.plan.asked.body != BodyLength::None {
-                    self.asked = Instant::now();
+                if whole {
+                    if self.plan.asked.body != BodyLength::None {
+                        self.asked = Instant::now();
+                    }
+                    if self.mirror.is_some() {
+                        self.mirror();
+                    }
                 }
             }
             Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over(_))) => self.refused = true,
@@ -559,39 +647,9 @@ impl<'a> Exchange<'a> {
         connection: &mut UpstreamConnection,
         scanned: &mut usize,
     ) -> Poll<Result<Seen, Failure>> {
-        let limits = self.worker.limits();
-        let head_limits = HeadLimits {
-            bytes: limits.max_header_bytes,
-            fields: limits.max_headers,
-            line: limits.max_target_bytes,
-        };
-        loop {
-            if let Some(buffer) = &mut connection.input {
-                match read_response(buffer.unread(), scanned, &head_limits, self.fields) {
-                    Ok(Some(line)) => return Poll::Ready(self.seen(&line, connection)),
-                    Ok(None) if buffer.len() == buffer.capacity() => {
-                        let larger = (buffer.capacity() * 2).min(limits.max_header_bytes + 1_024);
-                        self.worker.buffers.grow(buffer, larger.max(buffer.capacity() + 1));
-                    }
-                    Ok(None) => {}
-                    Err(error) if matches!(error.status(), 431 | 414) => {
-                        return Poll::Ready(Err(Failure::Oversized(error)));
-                    }
-                    Err(error) if error.is_foreign() => {
-                        return Poll::Ready(Err(Failure::NotHttp(error.as_str())));
-                    }
-                    Err(error) => return Poll::Ready(Err(Failure::Refused(error.as_str()))),
-                }
-            }
-            let reused = connection.reused;
-            match ready!(poll_input(cx, connection, self.worker)) {
-                Ok(0) if connection.input.is_some() => {
-                    return Poll::Ready(Err(Failure::HeadCut));
-                }
-                Ok(0) => return Poll::Ready(Err(Failure::Lost { reused, error: None })),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(Failure::Lost { reused, error: Some(error) })),
-            }
+        match ready!(poll_response(cx, connection, (scanned, self.fields), self.worker)) {
+            Ok(line) => Poll::Ready(self.seen(&line, connection)),
+            Err(failure) => Poll::Ready(Err(failure)),
         }
     }
 
@@ -760,21 +818,4 @@ fn no_turn(why: NoTurn, circuit: &Circuit) -> Failure {
         NoTurn::ClientGone => Failure::ClientGone,
         NoTurn::Moot => Failure::Excluded,
     }
-}
-
-/// Reads from an instance's connection.
-fn poll_input(
-    cx: &mut Context<'_>,
-    connection: &mut UpstreamConnection,
-    worker: &Worker,
-) -> Poll<io::Result<usize>> {
-    let buffer = connection.input.get_or_insert_with(|| worker.buffers.small());
-    let read = connection.stream.poll_read(cx, buffer.room());
-    if let Poll::Ready(Ok(octets)) = read {
-        buffer.filled(octets);
-    }
-    if buffer.is_empty() {
-        release(&mut connection.input, &worker.buffers);
-    }
-    read
 }

@@ -58,6 +58,19 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// True if another instance may do better: neither the client nor the request's own time is the reason.
+    pub(crate) const fn is_of_instance(&self) -> bool {
+        !matches!(
+            self,
+            Self::ClientShort
+                | Self::ClientLate
+                | Self::ClientChunk(_)
+                | Self::ClientLarge
+                | Self::ClientGone
+                | Self::Late(Late::Total)
+        )
+    }
+
     /// What came of the attempt, for the judgement of its instance. `uploaded`: the whole request was sent.
     pub(crate) fn outcome(&self, sent: Sent) -> health::Outcome {
         use health::Outcome as Is;

@@ -42,6 +42,8 @@ pub(crate) struct Became<'a> {
     pub(crate) pick: Option<Duration>,
     pub(crate) connect: Option<Duration>,
     pub(crate) first_byte: Option<Duration>,
+    pub(crate) hedged: bool,
+    pub(crate) mirrored: bool,
 }
 
 impl Logged {
@@ -109,8 +111,8 @@ impl Logged {
             user_agent: self.text(4),
             referer: self.text(5),
             trace_id: self.text(6),
-            hedged: false,
-            mirrored: false,
+            hedged: became.hedged,
+            mirrored: became.mirrored,
         };
         log.write(&record, worker.shared.handle.now());
     }

@@ -197,6 +197,11 @@ impl Pump {
         self.written = 0;
     }
 
+    /// The head, and what was kept of the body.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The text, to be used again.
     pub(crate) fn into_text(self) -> Vec<u8> {
         self.text

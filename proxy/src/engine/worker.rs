@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     budgets: RefCell<Vec<RetryBudget>>,
     lease: tokio::sync::Mutex<()>,
     open_connections: Cell<usize>,
+    /// Copies of requests under way to mirrors.
+    copies: Cell<usize>,
     ended: Notify,
 }
 
@@ -71,6 +73,7 @@ impl Worker {
             budgets: RefCell::default(),
             lease: tokio::sync::Mutex::default(),
             open_connections: Cell::new(0),
+            copies: Cell::new(0),
             ended: Notify::new(),
             shared,
         })
@@ -216,6 +219,15 @@ impl Worker {
         OpenConnection(Rc::clone(self))
     }
 
+    /// Counts a copy to a mirror in, if there may be one more.
+    pub(crate) fn place_for_copy(self: &Rc<Self>) -> Option<PlaceForCopy> {
+        let copies = self.copies.get();
+        (copies < self.limits().mirrored).then(|| {
+            self.copies.set(copies + 1);
+            PlaceForCopy(Rc::clone(self))
+        })
+    }
+
     /// Client connections that are open.
     pub(crate) fn open_connections(&self) -> usize {
         self.open_connections.get()
@@ -226,6 +238,16 @@ impl Worker {
         while self.open_connections.get() > 0 {
             self.ended.notified().await;
         }
+    }
+}
+
+/// A copy of a request on its way to a mirror; dropping it counts it out.
+#[derive(Debug)]
+pub(crate) struct PlaceForCopy(Rc<Worker>);
+
+impl Drop for PlaceForCopy {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
     }
 }
 

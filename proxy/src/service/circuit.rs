@@ -96,6 +96,16 @@ impl Circuit {
         self.admit(&self.connections, true).await.ok_or(Full::Connections)
     }
 
+    /// Admits a request if that needs no waiting.
+    pub(crate) fn request_at_once(self: &Arc<Self>) -> Option<Admitted> {
+        self.admit_at_once(&self.requests, false)
+    }
+
+    /// Allows a new connection if that needs no waiting.
+    pub(crate) fn connection_at_once(self: &Arc<Self>) -> Option<Admitted> {
+        self.admit_at_once(&self.connections, true)
+    }
+
     /// How many wait for a connection: as many idle ones are better closed than kept.
     pub(crate) fn connections_wanted(&self) -> u32 {
         self.wanting.load(Ordering::SeqCst)
@@ -118,10 +128,14 @@ impl Circuit {
         self.pending.load(Ordering::Relaxed)
     }
 
+    fn admit_at_once(self: &Arc<Self>, line: &Line, connection: bool) -> Option<Admitted> {
+        line.places.try_acquire().ok()?.forget();
+        Some(Admitted { circuit: Arc::clone(self), connection })
+    }
+
     async fn admit(self: &Arc<Self>, line: &Line, connection: bool) -> Option<Admitted> {
-        if let Ok(place) = line.places.try_acquire() {
-            place.forget();
-            return Some(Admitted { circuit: Arc::clone(self), connection });
+        if let Some(admitted) = self.admit_at_once(line, connection) {
+            return Some(admitted);
         }
         let _waiting = self.wait(connection)?;
         // The semaphore is never closed.

@@ -273,6 +273,34 @@ async fn another_protocol_is_passed_on_in_both_directions() {
 }
 
 #[tokio::test]
+async fn the_last_words_of_an_instance_that_takes_nothing_more_arrive() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+            .await;
+        // Closed with octets unread, so that it is a reset behind the last words.
+        stream.readable().await.unwrap();
+        stream.write_all(b"last words").await.unwrap();
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let world = World::of(&[&web]).await;
+    for _ in 0..30 {
+        let mut client = world.client().await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+            .await;
+        assert_eq!(client.answer().await.status, 101);
+        let (mut reading, mut writing) = client.stream.into_split();
+        let mut said = client.unread.clone();
+        let writes = async { while writing.write_all(&[b'x'; 4_096]).await.is_ok() {} };
+        let reads = async { while let Ok(1..) = reading.read_buf(&mut said).await {} };
+        tokio::join!(writes, reads);
+        assert_eq!(String::from_utf8_lossy(&said), "last words");
+    }
+}
+
+#[tokio::test]
 async fn nothing_behind_the_head_is_passed_on_before_the_instance_has_switched() {
     let (web, heard) = saying_and_reading(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno").await;
     let world = World::of(&[&web]).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use store::model::{
-    DirectResponse, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, Route, RouteLimits,
+    DirectResponse, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, RetryOn, Route, RouteLimits,
     RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade, UrlRewrite, Weight,
 };
 use tokio::io::AsyncWriteExt;
@@ -184,6 +184,60 @@ async fn a_route_has_times_of_its_own() {
 }
 
 #[tokio::test]
+async fn zero_is_no_limit() {
+    let web = Instance::new("web-1").await;
+    let none = Some(Span(Duration::ZERO));
+    let timeouts =
+        Timeouts { request: none, backend_request: none, connect: none, first_byte: none, idle: none };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&web]).await;
+    assert_eq!(world.get("/").await, (200, "web-1".into()));
+}
+
+#[tokio::test]
+async fn a_dial_without_time_left_has_not_failed() {
+    // Its queue is full, so that further dials wait.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address)).await
+    {
+        held.push(stream);
+    }
+    let timeouts = Timeouts { request: Some(Span(Duration::from_millis(50))), ..Timeouts::default() };
+    let sources =
+        Sources { routes: vec![Route { timeouts: Some(Box::new(timeouts)), ..plain() }], ..sources() };
+    let mut endpoint = super::instances::unreachable("web-1").await;
+    endpoint.port = address.port();
+    let world = World::start_with(alone(|_| {}), sources, &[endpoint]).await;
+    for _ in 0..5 {
+        let (status, text) = world.get("/").await;
+        assert_eq!(status, 504);
+        assert!(text.contains("the request took longer than it may in all"), "{text}");
+    }
+    assert_eq!(world.metrics().downs.get(), 0);
+}
+
+#[tokio::test]
+async fn an_attempt_ends_with_its_response() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\nsome").await;
+        super::instances::read_all(stream).await;
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let timeouts = Timeouts { backend_request: Some(Span(Duration::from_millis(50))), ..Timeouts::default() };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&web]).await;
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    assert!(client.answer_to(false).await.is_err(), "it is cut");
+    crate::testing::eventually("the instance is left", || web.open() == 0).await;
+    assert_eq!(world.metrics().failures[crate::answers::Reason::PerTryTimeout.index()].get(), 1);
+}
+
+#[tokio::test]
 async fn a_route_repeats_what_it_says() {
     let serve = |mut stream: tokio::net::TcpStream, _| async move {
         while !read_head(&mut stream).await.is_empty() {
@@ -293,4 +347,27 @@ async fn a_route_tells_how_long_its_requests_took() {
     );
     let second = client.get("web.example.com", "/").await;
     assert!(!second.field("server-timing").unwrap().contains("gw-connect"), "an idle connection was used");
+}
+
+#[tokio::test]
+async fn an_answer_is_not_given_up_for_an_instance_that_cannot_be_picked() {
+    let busy =
+        Instance::saying("busy", "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy")
+            .await;
+    let retry = Retry { on: Some(vec![RetryOn::GatewayError, RetryOn::ConnectFailure]), ..Retry::default() };
+    let sources = Sources { routes: vec![Route { retry: Some(Box::new(retry)), ..plain() }], ..sources() };
+    let down = super::instances::unreachable("down").await;
+    let config = alone(|limits| limits.eject_after = 255);
+    let world = World::start_with(config, sources, &[busy.endpoint.clone(), down]).await;
+    let metrics = world.metrics();
+    while metrics.downs.get() == 0 {
+        world.get("/").await;
+    }
+    let (before, asked) = (metrics.retries.get(), busy.accepted());
+    for _ in 0..3 {
+        assert_eq!(world.get("/").await, (503, "busy".to_owned()));
+    }
+    let repeated = metrics.retries.get() - before;
+    assert!(repeated > 0, "the same one is asked again after a pause");
+    assert_eq!(busy.accepted() - asked, 3 + repeated as usize);
 }
