@@ -49,8 +49,6 @@ use crate::{
     },
 };
 
-/// A time limit that is none: ten years.
-const UNLIMITED: Duration = Duration::from_secs(10 * 365 * 86_400);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the client's connection.

@@ -356,13 +356,11 @@ async fn an_answer_is_not_given_up_for_an_instance_that_cannot_be_picked() {
             .await;
     let retry = Retry { on: Some(vec![RetryOn::GatewayError, RetryOn::ConnectFailure]), ..Retry::default() };
     let sources = Sources { routes: vec![Route { retry: Some(Box::new(retry)), ..plain() }], ..sources() };
-    let down = super::instances::unreachable("down").await;
+    let leaves = Instance::new("leaves").await;
     let config = alone(|limits| limits.eject_after = 255);
-    let world = World::start_with(config, sources, &[busy.endpoint.clone(), down]).await;
+    let world = World::start_with(config, sources, &[busy.endpoint.clone(), leaves.endpoint.clone()]).await;
+    world.drains(3, &[crate::testing::drain("d1", leaves.endpoint.clone(), store::drain::Phase::Draining)]);
     let metrics = world.metrics();
-    while metrics.downs.get() == 0 {
-        world.get("/").await;
-    }
     let (before, asked) = (metrics.retries.get(), busy.accepted());
     for _ in 0..3 {
         assert_eq!(world.get("/").await, (503, "busy".to_owned()));
