@@ -7,7 +7,7 @@
 
 use std::{
     future::poll_fn,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},

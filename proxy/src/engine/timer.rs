@@ -202,7 +202,8 @@ impl Timer {
     }
 
     /// Completes once the limit has passed.
-    pub(crate) async fn passed(&self) {
+    #[cfg(test)]
+    async fn passed(&self) {
         std::future::poll_fn(|cx| self.poll(cx)).await;
     }
 }
