@@ -238,9 +238,10 @@ type Body = (Vec<u8>, usize, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// Octets as a body in chunks, in pieces of several sizes, and written again.
 fn chunks(input: &[u8]) {
-    let whole = decode(input, usize::MAX);
+    // Of two reasons to refuse it, pieces may show the other first.
+    let whole = decode(input, usize::MAX).map_err(drop);
     for step in [1, 3] {
-        assert_eq!(decode(input, step), whole);
+        assert_eq!(decode(input, step).map_err(drop), whole);
     }
     let Ok(Some((data, used, trailers))) = whole else { return };
     let size = httparse::parse_chunk_size(input);

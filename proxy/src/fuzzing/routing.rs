@@ -102,7 +102,12 @@ pub fn routing(data: &[u8]) {
     for line in text.lines().take(64) {
         let words: Vec<&str> = line.split(' ').collect();
         if let ["?", host, path] = *words {
-            let asked = Asked { host: &host.to_ascii_lowercase(), path: &normal_path(path) };
+            // Other hosts are refused before a route is looked for, or are addresses and too long names, which routes cannot name.
+            let Ok(authority) = Authority::read(host.as_bytes()) else { continue };
+            if authority.host.parse::<DomainName>().is_err() {
+                continue;
+            }
+            let asked = Asked { host: &authority.host, path: &normal_path(path) };
             let routes: Vec<_> = there.values().cloned().collect();
             let expected = linear::find(&routes, &asked).map(|it| it.name().clone());
             let found = index.find(&asked);

@@ -1,8 +1,11 @@
 """Back ends on plain sockets, each in a thread per connection: what they got is kept as bytes, what they do is a function."""
 
+import os
 import socket
 import threading
 import time
+
+from .node import free_port
 
 
 class Lost(Exception):
@@ -174,3 +177,22 @@ def each(answer):
             peer.idle_since = time.monotonic()
 
     return serve
+
+
+def nginx(folder, body=500_000):
+    """Two instances, `a` and `b`, that are nginx: fast, and in no process that measures. `/who` is answered with the id, everything
+    else with a body of this size. Returns what a gateway has to know of them."""
+    (folder.path / "large").write_bytes(b"x" * body)
+    known = [("a", free_port()), ("b", free_port())]
+    temps = " ".join(f"{kind}_temp_path {folder.path}/instance-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    servers = "\n".join(f'server {{ listen 127.0.0.1:{port} backlog=4096; root {folder.path}; location = /who {{ return 200 "{name}"; }} '
+                        f"error_page 405 =200 /large; location / {{ rewrite ^ /large break; }} }}" for name, port in known)
+    path = folder.path / "instances.conf"
+    path.write_text(f"""{"user root; " if os.getuid() == 0 else ""}worker_processes 1; daemon off; error_log {folder.path}/instances-error.log; pid {folder.path}/instances.pid;
+events {{ worker_connections 8192; }}
+http {{ access_log off; tcp_nodelay on; keepalive_requests 1000000; client_max_body_size 0; {temps}
+{servers}
+}}
+""")
+    folder.start("instances", ["nginx", "-c", path], env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin"})
+    return known

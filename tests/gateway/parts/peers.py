@@ -3,15 +3,34 @@ ones as backup."""
 
 import os
 import shutil
+import subprocess
 
 from .node import HOST, eventually, free_port, gateway
 from .wire import exchange, get
 
 
+class Certificate:
+    """A certificate for the host, of its own: the paths of chain, key, and both in one file."""
+
+    def __init__(self, folder):
+        self.chain, self.key, self.both = (str(folder.path / it) for it in ("chain.pem", "key.pem", "both.pem"))
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-keyout", self.key,
+                   "-out", self.chain, "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+        subprocess.run(command, check=True, capture_output=True)
+        with open(self.chain) as chain, open(self.key) as key, open(self.both, "w") as both:
+            both.write(chain.read() + key.read())
+
+
 class Waypost:
+    """With a certificate there is a TLS listener, too, at `tls`."""
+
     name = "waypost"
 
-    def __init__(self, folder, instances, limits=None, settings=None, **options):
+    def __init__(self, folder, instances, limits=None, settings=None, certificate=None, **options):
+        self.tls = "127.0.0.1", free_port()
+        if certificate:
+            certificates = [{"certificate": certificate.chain, "key": certificate.key}]
+            settings = {**(settings or {}), "tls_listen": [f"127.0.0.1:{self.tls[1]}"], "certificates": certificates}
         self.node = gateway(folder, instances, limits=limits, settings=settings, **options)
         self.address, self.process = self.node.address, self.node.process
 
@@ -20,9 +39,9 @@ class Waypost:
 
 
 class Peer:
-    def __init__(self, folder, instances, seconds=30, workers=2, log=False):
-        self.port = free_port()
-        self.address = "127.0.0.1", self.port
+    def __init__(self, folder, instances, seconds=30, workers=2, log=False, certificate=None):
+        self.port, self.certificate = free_port(), certificate
+        self.address, self.tls = ("127.0.0.1", self.port), ("127.0.0.1", free_port())
         path = folder.path / f"{self.name}.conf"
         path.write_text(self.text(folder, instances, seconds, workers, log))
         self.process = folder.start(self.name, [self.program, *self.arguments, path])
@@ -43,25 +62,22 @@ def is_far(it):
 class Nginx(Peer):
     name, program, arguments = "nginx", "nginx", ["-c"]
 
-    @staticmethod
-    def text(folder, instances, seconds, workers, log):
+    def text(self, folder, instances, seconds, workers, log):
         servers = "".join(f"server 127.0.0.1:{it[1]}{' backup' if is_far(it) else ''}; " for it in instances)
         temps = " ".join(f"{kind}_temp_path {folder.path}/nginx-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         user = "user root; " if os.getuid() == 0 else ""
         access = f"access_log {folder.path}/nginx-access.log" if log else "access_log off"
+        # Newer versions speak TLS 1.3 without being told to.
+        tls = "" if not self.certificate else (f"listen 127.0.0.1:{self.tls[1]} ssl backlog=4096; ssl_protocols TLSv1.2 TLSv1.3; "
+                                               f"ssl_certificate {self.certificate.chain}; ssl_certificate_key {self.certificate.key};")
         return f"""{user}worker_processes {workers}; daemon off; error_log {folder.path}/nginx-error.log; pid {folder.path}/nginx.pid;
 events {{ worker_connections 15000; }}
 http {{ {access}; tcp_nodelay on; {temps} client_max_body_size 0; keepalive_timeout 600s; keepalive_requests 1000000;
  client_header_timeout {seconds}s; client_body_timeout {seconds}s; send_timeout {seconds}s; proxy_read_timeout {seconds}s;
  upstream web {{ {servers}keepalive 64; }}
- server {{ listen 127.0.0.1:{{port}} backlog=4096; location / {{ proxy_http_version 1.1; proxy_set_header Connection "";
+ server {{ listen 127.0.0.1:{self.port} backlog=4096; {tls} location / {{ proxy_http_version 1.1; proxy_set_header Connection "";
   proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_pass http://web; }} }} }}
 """
-
-    def __init__(self, folder, *rest, **options):
-        text = self.text
-        self.text = lambda *arguments: text(*arguments).replace("{port}", str(self.port))
-        super().__init__(folder, *rest, **options)
 
 
 class Haproxy(Peer):
@@ -69,6 +85,7 @@ class Haproxy(Peer):
 
     def text(self, folder, instances, seconds, workers, log):
         servers = "".join(f"  server {it[0]} 127.0.0.1:{it[1]} check inter 1s{' backup' if is_far(it) else ''}\n" for it in instances)
+        tls = f"  bind 127.0.0.1:{self.tls[1]} backlog 4096 ssl crt {self.certificate.both} alpn http/1.1\n" if self.certificate else ""
         return f"""global
   nbthread {workers}
   maxconn 15000
@@ -86,7 +103,7 @@ defaults
   timeout server {seconds}s
 frontend front
   bind 127.0.0.1:{self.port} backlog 4096
-  default_backend back
+{tls}  default_backend back
 backend back
 {servers}"""
 

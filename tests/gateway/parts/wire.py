@@ -156,7 +156,7 @@ class Honest:
     def __init__(self, address, host, every=0.05, path="/who", patience=10.0):
         import threading
         self.address, self.request, self.every, self.patience = address, get(path, host), every, patience
-        self.by, self.failed, self.sent, self.slowest = {}, [], 0, 0.0
+        self.by, self.failed, self.sent, self.slowest, self.took = {}, [], 0, 0.0, []
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -166,7 +166,8 @@ class Honest:
             start = time.monotonic()
             answer = exchange(self.address, self.request, self.patience)
             self.sent += 1
-            self.slowest = max(self.slowest, time.monotonic() - start)
+            self.took.append(time.monotonic() - start)
+            self.slowest = max(self.slowest, self.took[-1])
             if answer is None or answer.status != 200:
                 self.failed.append(answer.status if answer else "no answer")
             else:
@@ -177,3 +178,7 @@ class Honest:
         self.stopping.set()
         self.thread.join(self.patience + 5)
         return self
+
+    def p99(self):
+        """Seconds."""
+        return sorted(self.took)[len(self.took) * 99 // 100] if self.took else 0.0
