@@ -12,11 +12,15 @@ use std::{
 };
 
 use super::{
-    buffer::{Buffer, Buffers, SMALL},
+    buffer::{Buffer, Buffers, LARGE, SMALL},
     failure::Late,
     stream::Stream,
 };
 use crate::http1::{ChunkError, ChunkedDecoder, LAST_CHUNK, chunk_head, write_trailers};
+
+/// Octets after which the other connections of the worker have their turn. A body whose both ends keep up could otherwise go
+/// on for megabytes, and with a few hundred of them everything else waits for seconds.
+const TURN: u64 = LARGE as u64;
 
 /// How the end of a body is found where it comes from.
 #[derive(Debug)]
@@ -229,8 +233,8 @@ impl Pump {
         to.poll_flush(cx).map_err(Broken::Sink)
     }
 
-    /// Passes on what is there. Completes when the whole body is written. Without a connection that it comes `from`, the body
-    /// must be in the buffer.
+    /// Passes on what is there, or wakes the task after [`TURN`] octets. Completes when the whole body is written. Without a
+    /// connection that it comes `from`, the body must be in the buffer.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -239,6 +243,7 @@ impl Pump {
         buffers: &Buffers,
     ) -> Poll<Result<(), Broken>> {
         let mut from = from;
+        let turn_ends = self.passed + TURN;
         loop {
             // A head goes out with the first data behind it.
             if !self.complete && !self.is_writing_body() {
@@ -250,6 +255,10 @@ impl Pump {
             if self.is_writing() {
                 self.waits = Waits::Sink;
                 ready!(self.poll_write(cx, input, to, buffers))?;
+                if self.passed >= turn_ends {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 continue;
             }
             if self.complete {
@@ -457,3 +466,7 @@ fn unchunk(decoder: &mut ChunkedDecoder, buffer: &mut Buffer) -> Result<(usize, 
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pump_tests.rs"]
+mod tests;
