@@ -2,7 +2,8 @@
 
 Its arguments are the name to query, the host of the requests, the seconds from one to the next, and NODE=ADDRESS for each node.
 
-Lines of JSON: {"at", "node", "answer"} when a node's answer changes, {"at", "sent", "failed"} for every request.
+Lines of JSON: {"at", "node", "answer"} when a node's answer changes, {"at", "sent", "failed", "by"} for every request, where
+"by" is the body of its response, which names who answered.
 Times are of the monotonic clock, which all processes of a machine share; that of an answer is when it arrived.
 """
 
@@ -74,14 +75,17 @@ def ask(node, server):
 
 def request():
     target, at = NEWEST.get(next(iter(NODES))), time.monotonic()
+    by = None
     try:
         with socket.create_connection((target, 80), REQUEST_PATIENCE) as sock:
             sock.settimeout(max(0.001, at + REQUEST_PATIENCE - time.monotonic()))
             sock.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
-            good = sock.recv(4096).startswith(b"HTTP/1.1 200")
+            said = sock.recv(4096)
+            good = said.startswith(b"HTTP/1.1 200")
+            by = said.partition(b"\r\n\r\n")[2].decode(errors="replace")
     except (OSError, TypeError):
         good = False
-    write(at=at, sent=1, failed=0 if good else 1)
+    write(at=at, sent=1, failed=0 if good else 1, by=by)
 
 
 for name, server in NODES.items():

@@ -1,5 +1,6 @@
 """What the client in its namespace saw."""
 
+import collections
 import contextlib
 import json
 import pathlib
@@ -18,6 +19,8 @@ class Client:
         self.nodes, self.newest, self.changes = nodes, {}, []
         self.sent = self.failed = 0
         self.failures = []
+        # When a request was sent, and who answered it, of the last ones.
+        self.answered = collections.deque(maxlen=1000)
         self.news = threading.Condition()
         where = [f"{node}={address}" for node, address in nodes.items()]
         command = rig.net.command("client", sys.executable, str(ASKER), name, *map(str, rig.REQUESTS), *where)
@@ -39,6 +42,8 @@ class Client:
                     self.failed += it["failed"]
                     if it["failed"]:
                         self.failures.append(it["at"])
+                    elif it["by"]:
+                        self.answered.append((it["at"], it["by"]))
 
     def stop(self):
         self.process.kill()
@@ -87,6 +92,15 @@ class Client:
         """When the last request was sent that failed, of those sent between these moments; the first moment if none did."""
         with self.news:
             return max((at for at in self.failures if start <= at <= end), default=start)
+
+    def busiest(self, names, seconds=2):
+        """The one of these that answered most requests of the last seconds."""
+        with self.news:
+            since = time.monotonic() - seconds
+            counts = collections.Counter(by for at, by in self.answered if at >= since and by in names)
+        if not counts:
+            raise RuntimeError(f"none of {names} has answered a request in {seconds} s")
+        return counts.most_common(1)[0][0]
 
     @contextlib.contextmanager
     def counted(self):

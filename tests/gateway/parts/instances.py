@@ -185,8 +185,11 @@ def nginx(folder, body=500_000):
     (folder.path / "large").write_bytes(b"x" * body)
     known = [("a", free_port()), ("b", free_port())]
     temps = " ".join(f"{kind}_temp_path {folder.path}/instance-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    servers = "\n".join(f'server {{ listen 127.0.0.1:{port} backlog=4096; root {folder.path}; location = /who {{ return 200 "{name}"; }} '
-                        f"error_page 405 =200 /large; location / {{ rewrite ^ /large break; }} }}" for name, port in known)
+    # nginx refuses a POST to a file before it reads its body; a way around by itself has the body read first.
+    servers = "\n".join(f'''server {{ listen 127.0.0.1:{port} backlog=4096; root {folder.path}; location = /who {{ return 200 "{name}"; }}
+ location / {{ rewrite ^ /large break; error_page 405 = @post; }}
+ location @post {{ rewrite ^ /large break; proxy_method GET; proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_pass http://127.0.0.1:{port}; }} }}'''
+                        for name, port in known)
     path = folder.path / "instances.conf"
     path.write_text(f"""{"user root; " if os.getuid() == 0 else ""}worker_processes 1; daemon off; error_log {folder.path}/instances-error.log; pid {folder.path}/instances.pid;
 events {{ worker_connections 8192; }}
