@@ -175,9 +175,9 @@ pub struct Limits {
     pub mirrored: usize,
     /// Attempts on other instances after the first, for one request.
     pub retries: u8,
-    /// Retries allowed per hundred requests, so that an outage is not amplified.
+    /// Retries and hedged copies allowed per hundred requests to a service, so that an outage is not amplified.
     pub retry_percent: u8,
-    /// Retries allowed per second and worker in any case.
+    /// Retries allowed per second, service and worker in any case.
     pub retry_floor: u16,
     /// Responses to GET, HEAD and OPTIONS up to this many bytes are held until they are complete, so that an instance
     /// that dies in the middle of one costs a retry and not a failed request.

@@ -41,7 +41,7 @@ pub struct Retry {
     /// The pause before the first repetition, doubled before each further one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Span>,
-    /// The most repetitions per hundred requests to the service.
+    /// How many repetitions a hundred requests of this route add to the budget of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_percent: Option<Percent>,
     /// Also where the method may not be repeated by RFC 9110 §9.2.2 and the request was sent.
