@@ -23,7 +23,7 @@ pub use self::{
     reason::{REASONS, Reason},
     template::TemplateError,
 };
-use crate::http1::decimal;
+use crate::{http1::decimal, route::FieldChanges};
 
 /// Says that the answer is for this client now.
 const NOT_STORED: &str = "Cache-Control: no-store\r\n";
@@ -62,8 +62,15 @@ pub(crate) struct Reply<'a> {
     /// The request is `HEAD`: the answer has the head of the answer to `GET`, and no body (RFC 9110 §9.3.2).
     pub(crate) head_only: bool,
     pub(crate) after: After,
-    /// Ready lines to add, such as `Server-Timing` or those that a route asks for; may be empty.
-    pub(crate) lines: &'a [u8],
+    /// What a route changes in it.
+    pub(crate) changes: Option<&'a FieldChanges>,
+}
+
+impl Reply<'_> {
+    /// True if the route has its own word about this field.
+    fn drops(&self, name: &[u8]) -> bool {
+        self.changes.is_some_and(|it| it.drops(name))
+    }
 }
 
 /// Why a request fails, with what is known about it.
@@ -220,7 +227,7 @@ pub(crate) fn append_direct(
         end_lines(out, false, reply);
         return;
     }
-    if !media_type.is_empty() {
+    if !media_type.is_empty() && !reply.drops(b"content-type") {
         out.extend_from_slice(b"Content-Type: ");
         out.extend_from_slice(media_type);
         out.extend_from_slice(b"\r\n");
@@ -248,16 +255,18 @@ fn end_head(out: &mut Vec<u8>, length: usize, upgrade: bool, reply: &Reply<'_>) 
 }
 
 fn end_lines(out: &mut Vec<u8>, upgrade: bool, reply: &Reply<'_>) {
-    out.extend_from_slice(b"Date: ");
-    out.extend_from_slice(reply.date);
-    out.extend_from_slice(b"\r\n");
-    if !reply.request_id.is_empty() {
+    if !reply.drops(b"date") {
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(reply.date);
+        out.extend_from_slice(b"\r\n");
+    }
+    if !reply.request_id.is_empty() && !reply.drops(b"x-request-id") {
         out.extend_from_slice(b"X-Request-Id: ");
         out.extend_from_slice(reply.request_id);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(reply.after.line(upgrade));
-    out.extend_from_slice(reply.lines);
+    out.extend_from_slice(reply.changes.map(FieldChanges::lines).unwrap_or_default());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -267,7 +276,7 @@ mod tests {
 
     const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
     const REPLY: Reply<'_> =
-        Reply { date: DATE, request_id: b"id-1", head_only: false, after: After::Stays, lines: b"" };
+        Reply { date: DATE, request_id: b"id-1", head_only: false, after: After::Stays, changes: None };
 
     fn answer(failure: Failure<'_>, form: Form, reply: Reply<'_>) -> (String, String) {
         let mut out = b"before".to_vec();
@@ -392,13 +401,22 @@ mod tests {
         append_redirect(&mut out, 302, b"/x", &REPLY);
         assert!(split(&out).0.contains("\r\nCache-Control: no-store\r\n"));
         out.clear();
-        append_direct(&mut out, 200, b"text/plain", b"ready\n", &Reply { lines: b"A: b\r\n", ..REPLY });
+        let field = |name: &str, value: &str| store::model::HeaderField {
+            name: name.parse().unwrap(),
+            value: value.parse().unwrap(),
+        };
+        let set = vec![field("A", "b"), field("Content-Type", "text/css")];
+        let remove = vec!["Date".parse().unwrap()];
+        let modifier = store::model::HeaderModifier { set, remove, ..Default::default() };
+        let changes = FieldChanges::compile(&modifier);
+        let reply = Reply { changes: Some(&changes), ..REPLY };
+        append_direct(&mut out, 200, b"text/plain", b"ready\n", &reply);
         let (head, body) = split(&out);
         assert!(
-            head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n"),
+            head.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Request-Id: id-1\r\n"),
             "{head}"
         );
-        assert!(head.ends_with("\r\nA: b"), "{head}");
+        assert!(head.contains("\r\nA: b") && head.contains("\r\nContent-Type: text/css"), "{head}");
         assert_eq!(body, "ready\n");
         out.clear();
         append_direct(&mut out, 204, b"text/plain", b"x", &REPLY);

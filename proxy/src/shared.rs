@@ -21,7 +21,6 @@ use crate::{
     accept::Places,
     access_log::LogWriter,
     answers::Answers,
-    balance::retry::RetryPolicy,
     config::Config,
     failures::Failures,
     instance::Instances,
@@ -61,7 +60,6 @@ pub(crate) struct Shared {
     pub(crate) answers: Answers,
     /// What the log shows of failures.
     pub(crate) failures: Failures,
-    pub(crate) retry: Arc<RetryPolicy>,
     pub(crate) via: Via,
     pub(crate) table: ArcSwapOption<Table>,
     pub(crate) instances: Arc<Instances>,
@@ -98,7 +96,6 @@ impl Shared {
         let metrics: Arc<Metrics> = Arc::default();
         let listener_names = addresses.iter().map(ToString::to_string).collect();
         let limits = &config.limits;
-        let retry = Arc::new(RetryPolicy { attempts: limits.retries, ..RetryPolicy::default() });
         let (most, each) = (limits.max_connections, limits.max_connections_per_client);
         Arc::new(Self {
             places: Places::new(most, each, workers, Arc::clone(&metrics)),
@@ -122,7 +119,6 @@ impl Shared {
             listener_names,
             answers: Answers::default(),
             failures: Failures::default(),
-            retry,
             discovered: AtomicBool::new(false),
             taken: (0..workers).map(|_| ArcSwap::default()).collect(),
             acknowledged: Notify::new(),

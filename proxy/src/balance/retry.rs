@@ -14,40 +14,40 @@ use crate::{
 };
 
 /// When a route's requests are sent again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RetryPolicy {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetryPolicy<'a> {
     /// How often, after the first time.
     pub(crate) attempts: u8,
     /// After which failures.
-    pub(crate) on: Vec<RetryOn>,
+    pub(crate) on: &'a [RetryOn],
     /// After answers with these statuses.
-    pub(crate) statuses: Vec<StatusRange>,
+    pub(crate) statuses: &'a [StatusRange],
     /// The pause before the first repetition at an instance that had the request before; it doubles.
     pub(crate) backoff: Duration,
     /// Also where the method is not idempotent and the request was sent.
     pub(crate) non_idempotent: bool,
 }
 
-impl Default for RetryPolicy {
+impl Default for RetryPolicy<'_> {
     fn default() -> Self {
         Self {
             attempts: 2,
-            on: RetryOn::USUAL.to_vec(),
-            statuses: Vec::new(),
+            on: &RetryOn::USUAL,
+            statuses: &[],
             backoff: BACKOFF,
             non_idempotent: false,
         }
     }
 }
 
-impl RetryPolicy {
+impl<'a> RetryPolicy<'a> {
     /// Of a route; what it does not say is the usual, and `attempts` the gateway's own.
-    pub(crate) fn of(retry: Option<&model::Retry>, attempts: u8) -> Self {
+    pub(crate) fn of(retry: Option<&'a model::Retry>, attempts: u8) -> Self {
         let Some(retry) = retry else { return Self { attempts, ..Self::default() } };
         Self {
             attempts: retry.attempts.unwrap_or(attempts),
-            on: retry.on().to_vec(),
-            statuses: retry.codes.clone(),
+            on: retry.on(),
+            statuses: &retry.codes,
             backoff: retry.backoff.map_or(BACKOFF, |it| it.0),
             non_idempotent: retry.non_idempotent,
         }
@@ -123,7 +123,7 @@ pub(crate) enum NoRetry {
 /// Decides whether a request is sent again. `jitter` is a random number from 0 to 1.
 pub(crate) fn may_retry(
     failed: &FailedAttempt,
-    policy: &RetryPolicy,
+    policy: &RetryPolicy<'_>,
     budget: &mut RetryBudget,
     now: Moment,
     jitter: f64,
@@ -131,8 +131,9 @@ pub(crate) fn may_retry(
     if let Err(reason) = may_be_repeated(failed, policy) {
         return Retry::No(reason);
     }
-    // It ended with what was there before: no attempt, and no budget, which bounds what an outage adds.
-    if failed.outcome == Outcome::IdleEnded {
+    // It ended with what was there before, or a drain came between: no attempt, and no budget, which bounds what an outage
+    // adds.
+    if matches!(failed.outcome, Outcome::IdleEnded | Outcome::Excluded) {
         return Retry::Now;
     }
     if failed.repeated >= policy.attempts {
@@ -153,7 +154,7 @@ pub(crate) fn may_retry(
 ///
 /// # Errors
 /// Why not.
-pub(crate) fn may_be_repeated(failed: &FailedAttempt, policy: &RetryPolicy) -> Result<(), NoRetry> {
+pub(crate) fn may_be_repeated(failed: &FailedAttempt, policy: &RetryPolicy<'_>) -> Result<(), NoRetry> {
     if !wanted(failed.outcome, policy) {
         return Err(NoRetry::NotWanted);
     }
@@ -167,7 +168,7 @@ pub(crate) fn may_be_repeated(failed: &FailedAttempt, policy: &RetryPolicy) -> R
     Ok(())
 }
 
-fn wanted(outcome: Outcome, policy: &RetryPolicy) -> bool {
+fn wanted(outcome: Outcome, policy: &RetryPolicy<'_>) -> bool {
     let on = |wanted: RetryOn| policy.on.contains(&wanted);
     match outcome {
         Outcome::IdleEnded | Outcome::Excluded => true,
@@ -193,7 +194,7 @@ fn wanted(outcome: Outcome, policy: &RetryPolicy) -> bool {
 
 /// Another instance is asked at once. The same one is left alone for as long as it asks (RFC 9110 §10.2.3), or for a
 /// pause that doubles.
-fn pause(failed: &FailedAttempt, policy: &RetryPolicy, jitter: f64) -> Duration {
+fn pause(failed: &FailedAttempt, policy: &RetryPolicy<'_>, jitter: f64) -> Duration {
     if failed.another || failed.outcome == Outcome::Excluded {
         return Duration::ZERO;
     }

@@ -17,7 +17,7 @@ fn budget() -> RetryBudget {
     RetryBudget::new(20, 10, Moment(0))
 }
 
-fn decide(failed: FailedAttempt, policy: &RetryPolicy) -> Retry {
+fn decide(failed: FailedAttempt, policy: &RetryPolicy<'_>) -> Retry {
     may_retry(&failed, policy, &mut budget(), Moment(0), 1.0)
 }
 
@@ -94,10 +94,9 @@ fn what_clients_cause_is_not_repeated() {
 
 #[test]
 fn a_route_names_the_failures_that_it_repeats() {
-    let policy = |on: &[RetryOn], statuses: &[(u16, u16)]| RetryPolicy {
-        on: on.to_vec(),
-        statuses: statuses.iter().map(|(a, b)| StatusRange::new(*a, *b).unwrap()).collect(),
-        ..RetryPolicy::default()
+    let policy = |on: &'static [RetryOn], statuses: &[(u16, u16)]| {
+        let statuses: Vec<_> = statuses.iter().map(|(a, b)| StatusRange::new(*a, *b).unwrap()).collect();
+        RetryPolicy { on, statuses: statuses.leak(), ..RetryPolicy::default() }
     };
     let cases = [
         (answered(503, None), policy(&[], &[]), false),
@@ -132,7 +131,7 @@ fn the_same_instance_is_left_alone_for_a_while() {
     let alone = |repeated| FailedAttempt { another: false, repeated, ..GET_LOST };
     assert_eq!(usual(alone(0)), Retry::After(Duration::from_millis(25)));
     assert_eq!(usual(alone(1)), Retry::After(Duration::from_millis(50)));
-    let policy = RetryPolicy { on: vec![RetryOn::GatewayError], ..RetryPolicy::default() };
+    let policy = RetryPolicy { on: &[RetryOn::GatewayError], ..RetryPolicy::default() };
     let asks = |seconds, another| {
         decide(FailedAttempt { outcome: answered(503, Some(seconds)), another, ..GET_LOST }, &policy)
     };
@@ -155,8 +154,8 @@ fn a_route_says_how_and_the_gateway_how_often_otherwise() {
     };
     let expected = RetryPolicy {
         attempts: 1,
-        on: vec![RetryOn::Timeout],
-        statuses: retry.codes.clone(),
+        on: &[RetryOn::Timeout],
+        statuses: &retry.codes,
         backoff: Duration::from_millis(5),
         non_idempotent: true,
     };

@@ -144,7 +144,7 @@ pub(crate) fn interim(
 }
 
 /// `timeout` of the field `Keep-Alive`.
-fn keep_alive_timeout(fields: &Fields, octets: &[u8]) -> Option<Duration> {
+pub(super) fn keep_alive_timeout(fields: &Fields, octets: &[u8]) -> Option<Duration> {
     let value = fields.value(FieldId::KeepAlive, octets)?;
     let text = str::from_utf8(value).ok()?;
     let parameter = text.split([',', ';']).find_map(|it| it.trim().strip_prefix("timeout="))?;

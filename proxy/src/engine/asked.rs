@@ -1,6 +1,8 @@
 //! A request's head while it is decided what is done with it, and what is needed of it for an answer of the gateway.
 
-use super::{logged::Logged, worker::Worker};
+use std::cell::Cell;
+
+use super::{client::Client, logged::Logged, worker::Worker};
 use crate::{
     answers::Form,
     forwarded::Origin,
@@ -27,7 +29,7 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// Of a request whose head could not be read.
-    pub(crate) fn unread(worker: &Worker) -> Self {
+    pub(crate) fn unread(worker: &Worker, client: &Client) -> Self {
         Self {
             method: Method::Other,
             version: Version::Http11,
@@ -35,7 +37,7 @@ impl Asked {
             keep_alive: false,
             form: Form::wanted(std::iter::empty()),
             id: worker.next_id(),
-            logged: None,
+            logged: worker.log.borrow().is_some().then(|| Logged::unread(worker, client)),
         }
     }
 }
@@ -52,6 +54,8 @@ pub(super) struct Request<'a> {
     pub(super) id: RequestId,
     /// The worker, if it writes an access log.
     pub(super) logs: Option<&'a Worker>,
+    /// Whether its route has a word about the access log.
+    pub(super) access_log: Cell<Option<bool>>,
 }
 
 impl Request<'_> {

@@ -21,12 +21,13 @@ use crate::{
     answers::Reason,
     balance::{
         attempts::Attempts,
+        picker::Picked,
         retry::{FailedAttempt, NoRetry, Retry, RetryPolicy, may_be_repeated, may_retry},
-        view::PickContext,
+        view::{NoPick, PickContext},
     },
     engine::worker::Worker,
     failures::Failed,
-    health::{Outcome as Is, Sent},
+    health::{Condition, Outcome as Is, Sent},
     http1::{BodyLength, Fields},
     instance::Instance,
 };
@@ -58,7 +59,7 @@ pub(crate) async fn forward(
             let (status, first_byte) = (response.status, exchange.since_begun());
             let (done, broken) = exchange.relay(response, text, in_use).await;
             let reason = broken.as_ref().and_then(|it| {
-                let clients = exchange.waits_for_client();
+                let clients = exchange.waits_for_client() || exchange.client_slow;
                 broke_off(worker, &mut attempts, it, (plan, &instance), clients)
             });
             exchange.log(Became {
@@ -78,7 +79,8 @@ pub(crate) async fn forward(
         Ok((Outcome::Switch(text, mut in_use), instance)) => {
             worker.metrics().responded(101);
             let first_byte = Some(exchange.since_begun());
-            let (done, broken) = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
+            let (done, broken, passed) = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
+            (exchange.upload.passed, exchange.passed) = passed;
             let (instance_id, site) = (&instance.endpoint.id, site_of(&instance));
             let became = Became { status: 101, instance: instance_id, site, first_byte, ..Became::default() };
             exchange.log(became);
@@ -160,23 +162,26 @@ async fn attempt_in_turn(
 ) -> Result<(Outcome, Arc<Instance>), Option<Failure>> {
     let (worker, plan) = (exchange.worker, exchange.plan);
     let clock = &worker.shared.handle;
-    let own = worker.shared.retry.attempts;
-    let of_route = plan.route.document.retry.as_deref().map(|it| RetryPolicy::of(Some(it), own));
-    let retry_policy: &RetryPolicy = of_route.as_ref().unwrap_or(&worker.shared.retry);
+    let retry_policy = &RetryPolicy::of(plan.route.document.retry.as_deref(), worker.limits().retries);
     let mut repeated = 0;
     let mut fresh = false;
     let mut failed: Result<(Outcome, Arc<Instance>), Option<Failure>> = Err(None);
     let pick = |attempts: &Attempts| {
         let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
-        worker.pick(&plan.table, plan.backend, &context).ok()
+        worker.pick(&plan.table, plan.backend, &context)
     };
     let mut next = None;
     loop {
-        if next.is_none() {
+        if next.is_none() || worker.lease_lapsed() {
+            next = None;
             worker.assure_lease().await;
         }
         // What became of the attempt before is the client's, if there is no other.
-        let Some(picked) = next.take().or_else(|| pick(attempts)) else { return failed };
+        let picked = match next.take().map_or_else(|| pick(attempts), Ok) {
+            Ok(picked) => picked,
+            Err(NoPick::NoAddress) if matches!(failed, Err(None)) => return Err(Some(Failure::Unresolved)),
+            Err(_) => return failed,
+        };
         if failed.is_ok() {
             // Its connection is closed before another is used.
             drop(std::mem::replace(&mut failed, Err(None)));
@@ -200,8 +205,18 @@ async fn attempt_in_turn(
         // An instance that gives up while the client is silent has not failed by itself.
         let said = match outcome {
             Is::Reset(Sent::Part) | Is::HeadCut if exchange.waits_for_client() => Is::ClientStalled,
+            // The request's time was nearly all this instance's.
+            Is::ClientGone
+                if matches!(tried, Err(Failure::Late(Late::Total))) && exchange.had_most_of_the_time() =>
+            {
+                Is::Late
+            }
             outcome => outcome,
         };
+        if matches!(tried, Err(Failure::ClientGone)) && exchange.sent() == Sent::All {
+            // It took longer than this client waits.
+            instance.vitals.latency.observe_at_least(exchange.took(), clock.now());
+        }
         worker.count(attempts.report(&instance, said, took, clock.now()));
         let mut again = FailedAttempt {
             outcome,
@@ -217,7 +232,11 @@ async fn attempt_in_turn(
             Ok(_) if !matches!(outcome, Is::Answered { status: 400.., .. }) => Retry::No(NoRetry::NotWanted),
             _ => {
                 if may_be_repeated(&again, retry_policy).is_ok() {
-                    next = pick(attempts);
+                    // One that is down or ejected is no better than the one that has failed.
+                    let is_fit = |it: &Picked| {
+                        it.in_flight.instance().vitals.condition(clock.now()) == Condition::Fit
+                    };
+                    next = pick(attempts).ok().filter(is_fit);
                     again.another = next.is_some();
                 }
                 worker.with_budget(plan.backend, |budget| {
@@ -280,6 +299,7 @@ fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) ->
         },
         Some(Failure::Insecure(error)) => (Reason::TlsToInstance, error.to_string().into()),
         Some(Failure::Unprepared(why)) => (Reason::TlsToInstance, why.into()),
+        Some(Failure::Unresolved) => (Reason::Unresolved, "".into()),
         Some(Failure::CircuitOpen) => (Reason::CircuitOpen, "".into()),
         Some(Failure::QueueFull) => (Reason::QueueFull, "".into()),
         Some(Failure::QueueLate) => (Reason::QueueTimeout, "".into()),

@@ -179,7 +179,11 @@ impl Client {
                     }
                 }
             }
-            self.stream.poll_flush(cx)
+            // TLS holds back what the socket does not take.
+            match self.stream.poll_flush(cx) {
+                Poll::Pending => timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                flushed => flushed,
+            }
         })
         .await
     }

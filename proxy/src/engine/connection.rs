@@ -115,8 +115,9 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             Step::Text(asked, status, text) => {
                 own_answer::text(worker, client, &asked, (status, text), timer).await
             }
-            Step::Redirect(asked, status, location) => {
-                own_answer::redirect(worker, client, &asked, (status, &location), timer).await
+            Step::Redirect(asked, status, location, route) => {
+                let to = (status, location.as_str());
+                own_answer::redirect(worker, client, &asked, to, route.as_deref(), timer).await
             }
             Step::Direct(asked, route) => own_answer::direct(worker, client, &asked, &route, timer).await,
         };
@@ -130,7 +131,7 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
 
 /// Answers a head that could not be read; nothing after it is.
 async fn unread(worker: &Worker, client: &mut Client, cause: Cause<'_>, timer: &Timer) -> Next {
-    refuse(worker, client, &Asked::unread(worker), &cause, timer).await;
+    refuse(worker, client, &Asked::unread(worker, client), &cause, timer).await;
     Next::End(Done::Linger)
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     future::poll_fn,
-    io::IoSlice,
+    io::{self, IoSlice},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -46,8 +46,16 @@ pub(super) struct Terms {
     pub(super) first_byte: Duration,
 }
 
-/// Sends a copy and waits for the response's head, which stays in the connection's buffer, its fields in `fields`. Interim
-/// responses are skipped.
+/// A response to a copy. Its head is in the connection's buffer.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) line: StatusLine,
+    pub(super) in_use: InUse,
+    /// All of the copy was sent; otherwise the connection serves no other request.
+    pub(super) whole: bool,
+}
+
+/// Sends a copy and waits for the response's head; its fields are in `fields`. Interim responses are skipped.
 ///
 /// # Errors
 /// What became of it instead.
@@ -57,7 +65,7 @@ pub(super) async fn send(
     picked: Picked,
     text: &[u8],
     (fields, timer): (&mut Fields, &Timer),
-) -> Result<(StatusLine, InUse), Failure> {
+) -> Result<Heard, Failure> {
     let Picked { addresses, in_flight } = picked;
     let mut in_use = InUse::new(&worker.upstream, in_flight);
     let service = terms.table.backend(terms.backend).ok_or(Failure::Excluded)?;
@@ -82,21 +90,27 @@ pub(super) async fn send(
         return Err(Failure::Excluded);
     }
     let end = Instant::now() + terms.first_byte;
-    let (mut written, mut scanned, mut interim) = (0, 0, 0);
+    let (mut written, mut scanned, mut interim, mut refused) = (0, 0, 0, false);
     let line = poll_fn(|cx| {
         loop {
             if in_use.is_cut() {
                 return Poll::Ready(Err(Failure::Cut));
             }
             let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Failure::Excluded)) };
-            poll_write(cx, connection, text, &mut written);
+            if !refused {
+                refused = poll_write(cx, connection, text, &mut written).is_err();
+            }
             match poll_response(cx, connection, (&mut scanned, fields), worker) {
                 Poll::Ready(Ok(line)) if line.status == 101 => {
                     return Poll::Ready(Err(Failure::Refused("it switched protocols in answer to a copy")));
                 }
-                Poll::Ready(Ok(line)) if line.status < 200 && interim < MAX_INTERIM => {
+                Poll::Ready(Ok(line)) if line.status < 200 => {
                     interim += 1;
+                    if interim > MAX_INTERIM {
+                        return Poll::Ready(Err(Failure::Refused("too many interim responses")));
+                    }
                     consume(connection, line.length, worker);
+                    connection.reused = false;
                     continue;
                 }
                 Poll::Ready(head) => return Poll::Ready(head),
@@ -110,20 +124,27 @@ pub(super) async fn send(
         }
     });
     let line = line.await?;
-    Ok((line, in_use))
+    Ok(Heard { line, in_use, whole: !refused && written == text.len() })
 }
 
 /// Writes what can be written. An instance that takes no more may still have answered.
-fn poll_write(cx: &mut Context<'_>, connection: &mut UpstreamConnection, text: &[u8], written: &mut usize) {
+fn poll_write(
+    cx: &mut Context<'_>,
+    connection: &mut UpstreamConnection,
+    text: &[u8],
+    written: &mut usize,
+) -> io::Result<()> {
     while *written < text.len() {
         match connection.stream.poll_write(cx, &[IoSlice::new(&text[*written..])]) {
-            Poll::Ready(Ok(octets)) if octets > 0 => *written += octets,
-            Poll::Ready(_) => *written = text.len(),
-            Poll::Pending => return,
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(octets) => *written += octets?,
+            Poll::Pending => return Ok(()),
         }
     }
-    // A failure to flush shows when the response is read.
-    let _ = connection.stream.poll_flush(cx);
+    match connection.stream.poll_flush(cx) {
+        Poll::Ready(flushed) => flushed,
+        Poll::Pending => Ok(()),
+    }
 }
 
 /// The head in front was used.

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use super::{
     answer::{self, Response},
     client::Client,
-    copies::Terms,
+    copies::{Heard, Terms},
     dial::{DialError, of_client},
     failure::{Failure, Late},
+    hedge::Race,
     logged::Became,
     mirror,
     patience::{Demand, Patience},
@@ -107,6 +108,12 @@ pub(crate) struct Exchange<'a> {
     mirror: Option<usize>,
     mirrored: bool,
     hedged: bool,
+    /// The response is that to a copy.
+    adopted: bool,
+    /// What its copies must know of it, if it may have some.
+    pub(super) race: Option<Rc<Race>>,
+    /// The client has taken most of the response's time to read it.
+    pub(super) client_slow: bool,
 }
 
 /// How long a request may take, by its route and the gateway.
@@ -191,7 +198,7 @@ impl<'a> Exchange<'a> {
             interim: 0,
             patience: upload_patience(limits, now),
             asked: now,
-            ended: None,
+            ended: client.ended.then_some(now),
             times: Times::of(plan, limits, now),
             try_ends: None,
             begun: now,
@@ -202,6 +209,9 @@ impl<'a> Exchange<'a> {
             mirror: mirror.map(|it| it.backend),
             mirrored: false,
             hedged: false,
+            adopted: false,
+            race: None,
+            client_slow: false,
             admitted: None,
             worker,
             client,
@@ -227,7 +237,9 @@ impl<'a> Exchange<'a> {
 
     /// How much of the request was written to the instance, and may have been read.
     pub(crate) const fn sent(&self) -> Sent {
-        if (self.upload.is_unsent() && !self.encrypted) || self.unread {
+        if self.adopted {
+            Sent::All
+        } else if (self.upload.is_unsent() && !self.encrypted) || self.unread {
             Sent::Nothing
         } else if self.uploaded {
             Sent::All
@@ -293,6 +305,12 @@ impl<'a> Exchange<'a> {
         self.asked.elapsed()
     }
 
+    /// Most of the time that the request may take in all was this attempt's.
+    pub(crate) fn had_most_of_the_time(&self) -> bool {
+        let whole = self.times.total.map(|it| it.saturating_duration_since(self.begun));
+        self.sent() == Sent::All && whole.is_some_and(|it| self.took() * 2 >= it)
+    }
+
     /// Everything of the request can be sent to another instance.
     pub(crate) const fn replayable(&self) -> bool {
         self.upload.replayable()
@@ -305,23 +323,25 @@ impl<'a> Exchange<'a> {
 
     /// What a copy of the request to this service is sent with.
     pub(super) fn terms_of_copies(&self, backend: usize) -> Terms {
-        let whole = self.times.per_try.map_or(self.left(), |it| it.min(self.left()));
+        // Not what is left of the request's time: how much that is, is the client's doing, and a copy that is late is held
+        // against its instance.
         Terms {
             table: Arc::clone(&self.plan.table),
             backend,
             client: of_client(self.client.peer, self.client.local),
-            connect: self.connect_time(),
-            first_byte: self.times.first_byte.min(whole),
+            connect: self.times.connect,
+            first_byte: self.times.per_try.map_or(self.times.first_byte, |it| it.min(self.times.first_byte)),
         }
     }
 
     /// Sends a copy to the mirror, if there is one and the request was kept as a whole.
     fn mirror(&mut self) {
         let Some(backend) = self.mirror.take() else { return };
-        if !self.replayable() {
+        let place = self.worker.place_for_copy().filter(|_| self.replayable());
+        let Some(place) = place else {
             self.worker.metrics().mirrors_dropped.increment();
             return;
-        }
+        };
         let mut text = self.worker.buffers.text();
         text.extend_from_slice(self.upload.text());
         let copy = mirror::Copy {
@@ -329,10 +349,9 @@ impl<'a> Exchange<'a> {
             target: self.plan.target,
             key: self.plan.key,
             is_head: self.plan.asked.method == Method::Head,
-            idle: self.times.idle,
             text,
         };
-        mirror::send(self.worker, copy);
+        mirror::send(self.worker, copy, place);
         self.mirrored = true;
     }
 
@@ -348,16 +367,16 @@ impl<'a> Exchange<'a> {
     /// What became of it.
     pub(super) async fn adopt(
         &mut self,
-        line: &StatusLine,
+        sent: Heard,
         fields: Fields,
-        mut in_use: InUse,
         asked: Instant,
     ) -> Result<Outcome, Failure> {
+        let Heard { line, mut in_use, whole } = sent;
         *self.fields = fields;
-        (self.uploaded, self.refused, self.asked, self.connected) = (true, false, asked, None);
-        self.try_ends = self.times.per_try.map(|it| asked + it);
+        self.answers_from(asked);
+        (self.uploaded, self.refused, self.connected, self.adopted) = (whole, !whole, None, true);
         let connection = in_use.connection().ok_or(Failure::Excluded)?;
-        match self.seen(line, connection)? {
+        match self.seen(&line, connection)? {
             Seen::Final(response, text) => {
                 self.hold(&response, &mut in_use).await?;
                 Ok(Outcome::Response(response, text, in_use))
@@ -382,8 +401,8 @@ impl<'a> Exchange<'a> {
         self.upload.restart();
         (self.uploaded, self.refused, self.unread, self.encrypted) = (false, false, false, false);
         self.reach(&mut in_use, &addresses, fresh).await?;
-        self.asked = Instant::now();
-        self.try_ends = self.times.per_try.map(|it| self.asked + it);
+        self.answers_from(Instant::now());
+        self.interim = 0;
         // The time until here was not the client's.
         self.patience = upload_patience(self.worker.limits(), self.asked);
         let outcome = match self.hear(&mut in_use).await {
@@ -412,7 +431,8 @@ impl<'a> Exchange<'a> {
             && self.replayable();
         // With TLS there are more octets than were written.
         let connection = in_use.connection().filter(|it| asks && it.stream.is_plain());
-        connection.is_some_and(|it| unread::is_unread(it.stream.socket(), self.upload.written()))
+        let (octets, writes) = (self.upload.written(), self.upload.writes());
+        connection.is_some_and(|it| unread::is_unread(it.stream.socket(), octets, writes == 1))
     }
 
     /// Gets a connection to the instance: an idle one, or unless there may be no more, a new one.
@@ -507,7 +527,13 @@ impl<'a> Exchange<'a> {
             || in_use.make_room(circuit),
             || in_use.is_cut() || excluded(),
         );
+        if let Some(race) = &self.race {
+            race.in_line.set(true);
+        }
         let turn = Box::pin(waiting).await;
+        if let Some(race) = &self.race {
+            race.in_line.set(false);
+        }
         self.has_waited();
         turn.map_err(|why| no_turn(why, circuit))
     }
@@ -570,7 +596,14 @@ impl<'a> Exchange<'a> {
 
     async fn tell(&mut self, text: &[u8]) -> Result<(), Failure> {
         let limit = self.worker.limits().send_timeout;
-        self.client.write(text, limit, self.timer).await.map_err(|_| Failure::ClientGone)
+        if let Some(race) = &self.race {
+            race.tells.set(true);
+        }
+        let told = self.client.write(text, limit, self.timer).await;
+        if let Some(race) = &self.race {
+            race.tells.set(false);
+        }
+        told.map_err(|_| Failure::ClientGone)
     }
 
     fn poll_hear(
@@ -623,19 +656,28 @@ impl<'a> Exchange<'a> {
                 self.uploaded = whole;
                 if whole {
                     if self.plan.asked.body != BodyLength::None {
-                        self.asked = Instant::now();
+                        self.answers_from(Instant::now());
                     }
                     if self.mirror.is_some() {
                         self.mirror();
                     }
                 }
             }
-            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over(_))) => self.refused = true,
+            Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over(_))) => {
+                self.refused = true;
+                self.answers_from(Instant::now());
+            }
             Poll::Ready(Err(Broken::Short | Broken::Source(_))) => return Err(Failure::ClientShort),
             Poll::Ready(Err(Broken::Chunk(error))) => return Err(Failure::ClientChunk(error)),
             Poll::Ready(Err(Broken::Large)) => return Err(Failure::ClientLarge),
         }
         Ok(())
+    }
+
+    /// The instance can answer from now on: what the client took until now is not its time.
+    fn answers_from(&mut self, now: Instant) {
+        self.asked = now;
+        self.try_ends = self.times.per_try.map(|it| now + it);
     }
 
     /// Reads a head from the instance.
@@ -668,6 +710,8 @@ impl<'a> Exchange<'a> {
                     return Err(Failure::Refused("too many interim responses"));
                 }
                 answer::interim(head, self.plan.keeps_case(), &mut text);
+                // From here on the connection does not end because it was idle.
+                connection.reused = false;
                 Seen::Interim(line.status, text)
             }
             _ => {
@@ -718,6 +762,32 @@ impl<'a> Exchange<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Completes when the client is gone or the request's time is over, while its own attempt has failed and copies are under
+    /// way.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        self.uploaded = true;
+        if let Err(gone) = self.watch_client(cx) {
+            return Poll::Ready(gone);
+        }
+        let gone = self.ended.map(|it| it + self.worker.limits().client_fin_timeout);
+        let ends = [(gone, Failure::ClientGone), (self.times.total, Failure::Late(Late::Total))];
+        for (end, failure) in ends {
+            if end.is_some_and(|it| Instant::now() >= it) {
+                return Poll::Ready(failure);
+            }
+        }
+        if let Some(end) = gone.into_iter().chain(self.times.total).min() {
+            self.timer.set(end);
+            while self.timer.poll(cx).is_ready() {
+                if Instant::now() >= end {
+                    return self.poll_end(cx);
+                }
+                self.timer.set(end);
+            }
+        }
+        Poll::Pending
     }
 
     /// Completes when a limit has passed.

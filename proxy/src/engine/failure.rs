@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Insecure(io::Error),
     /// This gateway has nothing to make TLS with.
     Unprepared(String),
+    /// The name of its instance has no address.
+    Unresolved,
     /// The service has as many requests or connections as it may have, and nobody may wait.
     CircuitOpen,
     /// As many wait for the service as may.
@@ -83,7 +85,7 @@ impl Failure {
             }
             Self::Connect(_) => Is::DialTimedOut,
             Self::Insecure(_) => Is::DialInsecure,
-            Self::Unprepared(_) => Is::DialUnable,
+            Self::Unprepared(_) | Self::Unresolved => Is::DialUnable,
             Self::CircuitOpen | Self::QueueFull | Self::QueueLate => Is::NotAdmitted,
             Self::Excluded | Self::Cut => Is::Excluded,
             Self::Lost { reused: true, .. } => Is::IdleEnded,

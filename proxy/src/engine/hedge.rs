@@ -6,6 +6,7 @@
 //! too much of it. A response of 500 and above to a copy does not count while others are under way.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
@@ -19,20 +20,28 @@ use tokio::time::Instant;
 
 use super::{
     attempts::site_of,
-    copies::{self, Terms},
+    copies::{self, Heard, Terms},
     exchange::{Exchange, Outcome},
     failure::Failure,
     request::Plan,
     timer::Timer,
-    upstream::InUse,
     worker::Worker,
 };
 use crate::{
     balance::{attempts::Attempts, picker::Picked, view::PickContext},
-    health::Sent,
-    http1::{BodyLength, Fields, StatusLine},
+    health::{Condition, Outcome as Is, Sent},
+    http1::{BodyLength, Fields},
     instance::Instance,
 };
+
+/// What the copies of a request must know of its own attempt.
+#[derive(Debug, Default)]
+pub(super) struct Race {
+    /// An interim response is being written to the client: no other response may come into it.
+    pub(super) tells: Cell<bool>,
+    /// It waits for a place, which is not the instance's time.
+    pub(super) in_line: Cell<bool>,
+}
 
 /// The hedging of a request, if it may be hedged.
 pub(super) fn of(plan: &Plan) -> Option<&Hedge> {
@@ -51,7 +60,7 @@ pub(super) async fn attempt(
     let first = Arc::clone(picked.in_flight.instance());
     let worker = Rc::clone(exchange.worker);
     let mut copies = Copies::new(exchange, attempts, &first, hedge);
-    let begun = Instant::now();
+    exchange.race = Some(Rc::clone(&copies.race));
     let raced = {
         let mut request = pin!(exchange.attempt(picked, fresh));
         poll_fn(|cx| {
@@ -64,26 +73,29 @@ pub(super) async fn attempt(
     };
     let won = match raced {
         Ok(won) => {
-            let (took, now) = (begun.elapsed(), worker.shared.handle.now());
-            // The first was slower than this, by how much is not known.
-            if took.as_micros() >= u128::from(first.vitals.latency.micros(now)) {
-                first.vitals.latency.observe(took, now);
+            if exchange.sent() == Sent::All {
+                // The first was slower than this, by how much is not known.
+                let now = worker.shared.handle.now();
+                first.vitals.latency.observe_at_least(exchange.took(), now);
             }
             won
         }
         Err(Err(failure)) if copies.are_under_way() && failure.is_of_instance() => {
-            let waited = poll_fn(|cx| match exchange.watch_client(cx) {
-                Err(gone) => Poll::Ready(Err(gone)),
-                Ok(()) => copies.poll(cx, attempts, false).map(Ok),
+            let outcome = failure.outcome(exchange.sent());
+            let waited = poll_fn(|cx| match exchange.poll_end(cx) {
+                Poll::Ready(end) => Poll::Ready(Err(end)),
+                Poll::Pending => copies.poll(cx, attempts, false).map(Ok),
             });
             match waited.await {
-                Err(gone) => return (Err(gone), first),
+                Err(end) => {
+                    exchange.note_hedged(copies.sent);
+                    return (Err(end), first);
+                }
                 Ok(None) => {
                     exchange.note_hedged(copies.sent);
                     return (Err(failure), first);
                 }
                 won => {
-                    let outcome = failure.outcome(exchange.sent());
                     worker.count(attempts.report(&first, outcome, None, worker.shared.handle.now()));
                     won.unwrap_or_default()
                 }
@@ -96,8 +108,8 @@ pub(super) async fn attempt(
     };
     exchange.note_hedged(copies.sent);
     match won {
-        Some(Won { instance, line, fields, in_use, asked }) => {
-            (exchange.adopt(&line, fields, in_use, asked).await, instance)
+        Some(Won { instance, heard, fields, asked }) => {
+            (exchange.adopt(heard, fields, asked).await, instance)
         }
         // Copies end only before the request does if one has won.
         None => (Err(Failure::Excluded), first),
@@ -108,9 +120,8 @@ pub(super) async fn attempt(
 #[derive(Debug)]
 struct Won {
     instance: Arc<Instance>,
-    line: StatusLine,
+    heard: Heard,
     fields: Fields,
-    in_use: InUse,
     asked: Instant,
 }
 
@@ -132,6 +143,7 @@ struct Copies<'a> {
     asked: Vec<u64>,
     site: String,
     timer: Timer,
+    race: Rc<Race>,
 }
 
 impl<'a> Copies<'a> {
@@ -150,6 +162,7 @@ impl<'a> Copies<'a> {
             sent: 0,
             asked,
             site: site_of(first).to_owned(),
+            race: Rc::default(),
             timer: worker.wheel.timer(),
             worker,
         }
@@ -166,6 +179,10 @@ impl<'a> Copies<'a> {
         attempts: &mut Attempts,
         is_under_way: bool,
     ) -> Poll<Option<Won>> {
+        if is_under_way && self.race.tells.get() {
+            // The attempt wakes this task when it has told.
+            return Poll::Pending;
+        }
         loop {
             let mut at = 0;
             while let Some((instance, copy)) = self.under_way.get_mut(at) {
@@ -177,10 +194,8 @@ impl<'a> Copies<'a> {
                 drop(self.under_way.swap_remove(at));
                 let others = is_under_way || self.are_under_way();
                 let outcome = match came {
-                    Ok(won) if won.line.status < 500 || !others => return Poll::Ready(Some(won)),
-                    Ok(won) => {
-                        crate::health::Outcome::Answered { status: won.line.status, retry_after: None }
-                    }
+                    Ok(won) if won.heard.line.status < 500 || !others => return Poll::Ready(Some(won)),
+                    Ok(won) => Is::Answered { status: won.heard.line.status, retry_after: None },
                     Err(failure) => failure.outcome(Sent::All),
                 };
                 let now = self.worker.shared.handle.now();
@@ -190,6 +205,10 @@ impl<'a> Copies<'a> {
                 return Poll::Ready(None);
             }
             if self.left == 0 {
+                return Poll::Pending;
+            }
+            if is_under_way && self.race.in_line.get() {
+                self.due = Instant::now() + self.after;
                 return Poll::Pending;
             }
             self.timer.set(self.due);
@@ -210,7 +229,12 @@ impl<'a> Copies<'a> {
         let now = worker.shared.handle.now();
         let context = PickContext { tried: &self.asked, key: plan.key, now };
         let picked = worker.pick(&plan.table, plan.backend, &context).ok();
-        let Some(picked) = picked.filter(|it| site_of(it.in_flight.instance()) == self.site) else { return };
+        // One that is down or ejected is only the last resort of a request that has no other.
+        let serves = |it: &Picked| {
+            let instance = it.in_flight.instance();
+            instance.vitals.condition(now) == Condition::Fit && site_of(instance) == self.site
+        };
+        let Some(picked) = picked.filter(serves) else { return };
         let circuit = plan.table.backend(plan.backend).and_then(|it| it.circuit.as_ref());
         let place = match circuit.map(|it| it.request_at_once()) {
             Some(None) => return,
@@ -234,7 +258,7 @@ impl<'a> Copies<'a> {
             let _place = place;
             let (mut fields, timer, asked) = (worker.fields.take(), worker.wheel.timer(), Instant::now());
             let sent = copies::send(&worker, &terms, picked, &text, (&mut fields, &timer)).await;
-            sent.map(|(line, in_use)| Won { instance: copied, line, fields, in_use, asked })
+            sent.map(|heard| Won { instance: copied, heard, fields, asked })
         };
         self.under_way.push((instance, Box::pin(copy)));
     }

@@ -63,6 +63,13 @@ impl Logged {
         Box::new(Self { at, begun, client, client_port, scheme, version, texts, ends, always: false })
     }
 
+    /// Of a request whose head could not be read.
+    pub(crate) fn unread(worker: &Worker, client: &Client) -> Box<Self> {
+        let scheme = if client.stream.is_plain() { "http" } else { "https" };
+        let from = (client.peer.ip(), Some(client.peer.port()), scheme);
+        Self::new(worker, from, Version::Http11, [&[]; TEXTS])
+    }
+
     /// Logs it whether it is among the samples or not.
     pub(crate) const fn always(&mut self) {
         self.always = true;
@@ -77,7 +84,7 @@ impl Logged {
     pub(crate) fn write(&self, worker: &Worker, client: &Client, id: &[u8], became: &Became<'_>) {
         let mut log = worker.log.borrow_mut();
         let Some(log) = &mut *log else { return };
-        if !log.wants(became.reason.is_some()) && !self.always {
+        if !log.wants(became.reason.is_some() || became.status >= 500) && !self.always {
             return;
         }
         let record = Record {

@@ -16,22 +16,27 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    answer::TRAILERS,
-    copies::{self, Terms},
+    answer::{TRAILERS, keep_alive_timeout},
+    copies::{self, Heard, Terms},
     pump::release,
     reading::poll_input,
     timer::Timer,
     upstream::InUse,
-    worker::Worker,
+    worker::{PlaceForCopy, Worker},
 };
 use crate::{
     balance::{attempts::Attempts, stands_for_site, view::PickContext},
     health::{Outcome, Sent},
-    http1::{BodyLength, ChunkedDecoder, Fields, StatusLine, connection_options, response_body},
+    http1::{
+        BodyLength, ChunkedDecoder, Fields, StatusLine, announces_forbidden_body, connection_options,
+        response_body,
+    },
 };
 
 /// Octets of a response that are read so that its connection can serve again; to close it costs less than more.
 const MOST_READ: u64 = 1024 * 1024;
+/// How long a response may begin, and its rest may be read: copies of endless responses must not take the place of others.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// What is mirrored.
 #[derive(Debug)]
@@ -41,18 +46,13 @@ pub(super) struct Copy {
     pub(super) target: u64,
     pub(super) key: Option<u64>,
     pub(super) is_head: bool,
-    /// How long the rest of a response may pause.
-    pub(super) idle: Duration,
     /// The request.
     pub(super) text: Vec<u8>,
 }
 
-/// Sends a copy in the background, unless there are too many already.
-pub(super) fn send(worker: &Rc<Worker>, copy: Copy) {
-    let Some(place) = worker.place_for_copy() else {
-        worker.metrics().mirrors_dropped.increment();
-        return;
-    };
+/// Sends a copy in the background.
+pub(super) fn send(worker: &Rc<Worker>, mut copy: Copy, place: PlaceForCopy) {
+    copy.terms.first_byte = copy.terms.first_byte.min(LONGEST);
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let _place = place;
@@ -82,15 +82,15 @@ async fn run(worker: &Rc<Worker>, copy: &Copy) -> bool {
     let (mut fields, timer, asked) = (worker.fields.take(), worker.wheel.timer(), Instant::now());
     let sent = copies::send(worker, terms, picked, &copy.text, (&mut fields, &timer)).await;
     let (outcome, took) = match &sent {
-        Ok((line, _)) => {
-            (Outcome::Answered { status: line.status, retry_after: None }, Some(asked.elapsed()))
+        Ok(heard) => {
+            (Outcome::Answered { status: heard.line.status, retry_after: None }, Some(asked.elapsed()))
         }
         Err(failure) => (failure.outcome(Sent::All), None),
     };
     worker.count(attempts.report(&instance, outcome, took, clock.now()));
     worker.count(attempts.end(clock.now()));
-    let Ok((line, mut in_use)) = sent else { return false };
-    if throw_away(worker, copy, &line, &fields, (&mut in_use, &timer)).await {
+    let Ok(Heard { line, mut in_use, whole }) = sent else { return false };
+    if throw_away(worker, copy, &line, &fields, (&mut in_use, &timer)).await && whole {
         in_use.give_back();
     }
     worker.fields.give_back(fields);
@@ -108,8 +108,11 @@ async fn throw_away(
     let Some(connection) = in_use.connection() else { return false };
     let octets = connection.input.as_ref().map_or(&[][..], |it| it.unread());
     let body = response_body(copy.is_head, line.status, line.version, fields, octets);
-    let persists = connection_options(fields, octets).persists(line.version);
+    let persists = connection_options(fields, octets).persists(line.version)
+        && !announces_forbidden_body(line.status, fields, octets);
+    let closes_after = keep_alive_timeout(fields, octets);
     copies::consume(connection, line.length, worker);
+    connection.closes_after = closes_after;
     let mut rest = match body {
         Ok(BodyLength::None) => return persists,
         Ok(BodyLength::Sized(length)) if length <= MOST_READ => Rest::Sized(length),
@@ -117,7 +120,7 @@ async fn throw_away(
         _ => return false,
     };
     let mut left = MOST_READ;
-    let mut end = Instant::now() + copy.idle;
+    let end = Instant::now() + LONGEST;
     let whole = poll_fn(|cx| {
         loop {
             if in_use.is_cut() {
@@ -138,7 +141,7 @@ async fn throw_away(
             }
             match poll_input(cx, connection, worker) {
                 Poll::Ready(Ok(octets)) if octets > 0 => match left.checked_sub(octets as u64) {
-                    Some(less) => (left, end) = (less, Instant::now() + copy.idle),
+                    Some(less) => left = less,
                     None => return Poll::Ready(false),
                 },
                 Poll::Ready(_) => return Poll::Ready(false),

@@ -8,7 +8,7 @@ use crate::{
     engine::worker::Worker,
     failures::Failed,
     http1::{BodyLength, Method, Version},
-    route::{CompiledRoute, FieldChanges},
+    route::CompiledRoute,
 };
 
 /// Why a request is not served.
@@ -79,19 +79,21 @@ pub(crate) async fn text(
     .logged(worker, client, asked, status, "")
 }
 
-/// Sends the client elsewhere.
+/// Sends the client elsewhere, as the route says or the listener.
 pub(crate) async fn redirect(
     worker: &Worker,
     client: &mut Client,
     asked: &Asked,
     (status, location): (u16, &str),
+    route: Option<&CompiledRoute>,
     timer: &Timer,
 ) -> Done {
+    let changes = route.and_then(|it| it.changes.as_deref()).and_then(|it| it.response_fields.as_ref());
     answer(worker, client, asked, (status, false), timer, |text, reply| {
-        append_redirect(text, status, location.as_bytes(), reply);
+        append_redirect(text, status, location.as_bytes(), &Reply { changes, ..*reply });
     })
     .await
-    .logged(worker, client, asked, status, "")
+    .logged(worker, client, asked, status, route.map_or("", |it| it.name().as_str()))
 }
 
 /// Answers as the route says.
@@ -104,9 +106,8 @@ pub(crate) async fn direct(
 ) -> Done {
     let Some(direct) = route.document.direct_response.as_deref() else { return Done::Abort };
     let changes = route.changes.as_deref().and_then(|it| it.response_fields.as_ref());
-    let lines = changes.map(FieldChanges::lines).unwrap_or_default();
     answer(worker, client, asked, (direct.status, false), timer, |text, reply| {
-        let reply = Reply { lines, ..*reply };
+        let reply = Reply { changes, ..*reply };
         append_direct(text, direct.status, direct.content_type.as_bytes(), direct.body.as_bytes(), &reply);
     })
     .await
@@ -148,7 +149,7 @@ async fn answer(
             request_id: asked.id.as_bytes(),
             head_only: asked.method == Method::Head,
             after,
-            lines: &[],
+            changes: None,
         };
         append(&mut text, &reply);
     });

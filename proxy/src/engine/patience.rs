@@ -68,6 +68,13 @@ impl Patience {
         self.moved_at
     }
 
+    /// How long the source's octets have waited for the sink until now.
+    pub(crate) fn waited_for_sink(&self, now: Instant) -> Duration {
+        let present = now.saturating_duration_since(self.moved_at);
+        let present = if self.waits == Waits::Sink { present } else { Duration::ZERO };
+        self.spent[Waits::Sink as usize].0 + present
+    }
+
     /// When patience ends if nothing moves any more.
     pub(crate) fn ends(&self) -> Instant {
         let demand = self.demand();

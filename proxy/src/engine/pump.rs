@@ -94,6 +94,8 @@ pub(crate) struct Pump {
     /// The head. What was written behind it is appended while it is kept for another attempt.
     text: Vec<u8>,
     written: usize,
+    /// How often something was written to this connection.
+    writes: u32,
     /// Octets of `text` up to which it is kept.
     keep: usize,
     /// Part of the body was written and not kept.
@@ -126,6 +128,7 @@ impl Pump {
         Self {
             text,
             written: 0,
+            writes: 0,
             keep: 0,
             lost: false,
             line: [0; 20],
@@ -166,6 +169,11 @@ impl Pump {
         self.written
     }
 
+    /// How often something was written to this connection.
+    pub(crate) const fn writes(&self) -> u32 {
+        self.writes
+    }
+
     /// True when nothing was written to this connection yet.
     pub(crate) const fn is_unsent(&self) -> bool {
         self.written == 0
@@ -198,7 +206,7 @@ impl Pump {
 
     /// Everything is written to another connection.
     pub(crate) const fn restart(&mut self) {
-        self.written = 0;
+        (self.written, self.writes) = (0, 0);
     }
 
     /// The head, and what was kept of the body.
@@ -226,7 +234,10 @@ impl Pump {
             let slice = [IoSlice::new(&self.text[self.written..])];
             match ready!(to.poll_write(cx, &slice)) {
                 Ok(0) => return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into()))),
-                Ok(octets) => self.written += octets,
+                Ok(octets) => {
+                    self.written += octets;
+                    self.writes += 1;
+                }
                 Err(error) => return Poll::Ready(Err(Broken::Sink(error))),
             }
         }
@@ -334,6 +345,7 @@ impl Pump {
         if written == 0 {
             return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
         }
+        self.writes = self.writes.saturating_add(1);
         self.wrote(written, input, buffers);
         Poll::Ready(Ok(()))
     }

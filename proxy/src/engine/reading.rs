@@ -50,6 +50,7 @@ pub(crate) fn poll_response(
             Ok(0) if connection.input.is_some() => return Poll::Ready(Err(Failure::HeadCut)),
             Ok(0) => return Poll::Ready(Err(Failure::Lost { reused, error: None })),
             Ok(_) => {}
+            Err(_) if connection.input.is_some() => return Poll::Ready(Err(Failure::HeadCut)),
             Err(error) => return Poll::Ready(Err(Failure::Lost { reused, error: Some(error) })),
         }
     }

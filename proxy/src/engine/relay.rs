@@ -39,7 +39,8 @@ impl Exchange<'_> {
                 self.admitted = None;
             }
         }
-        let mut patience = Patience::new(instance_sends, client_takes, Instant::now());
+        let relayed_from = Instant::now();
+        let mut patience = Patience::new(instance_sends, client_takes, relayed_from);
         let ended = match whole {
             Some(mut body) => {
                 let passed = poll_fn(|cx| {
@@ -55,6 +56,9 @@ impl Exchange<'_> {
             None => poll_fn(|cx| self.poll_relay(cx, &mut download, &mut in_use, &mut patience)).await,
         };
         self.passed = download.passed;
+        let now = Instant::now();
+        // An instance that gives up after its own time to write has not failed by itself.
+        self.client_slow = patience.waited_for_sink(now) * 2 >= now.saturating_duration_since(relayed_from);
         self.worker.buffers.give_back_text(download.into_text());
         let done = match &ended {
             Ok(()) if response.keep_alive => Done::KeepAlive,
@@ -141,8 +145,10 @@ impl Exchange<'_> {
             let gone = self.ended.map(|it| it.max(patience.moved_at()) + fin_timeout);
             // The time that a client takes is not the instance's.
             let waits_for_instance = download.waits == Waits::Source;
-            let (gone, try_ends) =
-                (gone.filter(|_| waits_for_instance), self.try_ends.filter(|_| waits_for_instance));
+            let gone = gone.filter(|_| waits_for_instance);
+            let waited = patience.waited_for_sink(Instant::now());
+            let try_ends = self.try_ends.map(|it| it + waited);
+            let try_ends = try_ends.filter(|_| waits_for_instance && !self.waits_for_client());
             let limits = [gone, self.times.total, try_ends];
             self.timer.set(limits.into_iter().flatten().fold(patience.ends(), Instant::min));
             ready!(self.timer.poll(cx));

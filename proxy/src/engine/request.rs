@@ -4,7 +4,7 @@
 //! free for the body. Heads are never passed on as they came: fields about the connection are removed (RFC 9110
 //! §7.6.1), the framing is ours, and the gateway sets its own fields.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, cell::Cell, net::IpAddr, sync::Arc};
 
 use store::{
     handle::asks_strictly,
@@ -83,7 +83,7 @@ pub(crate) enum Step {
     /// Answered with a short text of the gateway.
     Text(Asked, u16, &'static str),
     /// Sent elsewhere.
-    Redirect(Asked, u16, String),
+    Redirect(Asked, u16, String, Option<Arc<CompiledRoute>>),
     /// Answered as the route says.
     Direct(Asked, Arc<CompiledRoute>),
 }
@@ -186,6 +186,7 @@ pub(crate) fn decide(place: &Place<'_>, octets: &[u8], line: &RequestLine, field
         origin: place.hop.origin(values, |address| networks.contain(address)),
         id: taken.and_then(RequestId::taken).unwrap_or_else(|| place.next_id()),
         logs: place.worker.filter(|it| it.log.borrow().is_some()),
+        access_log: Cell::new(None),
     };
     if let Err(error) = body {
         return *request.refuse_head(error);
@@ -214,10 +215,11 @@ impl<'a> Request<'a> {
             return Err(self.refuse(target::Refusal::Ambiguous));
         }
         let found = found.ok_or_else(|| self.fail(Reason::NoRoute, ""))?;
+        self.access_log.set(found.route.document.access_log);
         self.answer_by_route(&found, &target, authority)?;
         let hops = self.hops();
         if hops >= shared.config.limits.max_hops {
-            return Err(self.fail(Reason::Loop, ""));
+            return Err(self.fail_by(Reason::Loop, found.route));
         }
         let max_forwards = self.max_forwards()?;
         let (backend, set_cookie) = self.split(&found, &routed)?;
@@ -239,14 +241,8 @@ impl<'a> Request<'a> {
             place,
             (found.route, upgrades),
         );
-        let mut asked = self.asked();
-        match (found.route.document.access_log, &mut asked.logged) {
-            (Some(false), logged) => *logged = None,
-            (Some(true), Some(logged)) => logged.always(),
-            _ => {}
-        }
         let plan = Plan {
-            asked,
+            asked: self.asked(),
             backend,
             target: shared.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
             key: self.key(&table, backend, &routed),
@@ -268,7 +264,7 @@ impl<'a> Request<'a> {
             keep_alive: self.options.persists(self.line.version),
             form: Form::wanted(self.fields.all(FieldId::Accept).map(|it| it.value.get(self.octets))),
             id: self.id,
-            logged: self.logs.map(|worker| self.logged(worker)),
+            logged: self.logs.filter(|_| self.access_log.get() != Some(false)).map(|it| self.logged(it)),
         }
     }
 
@@ -288,11 +284,20 @@ impl<'a> Request<'a> {
             value(FieldId::Referer),
             trace_id(value(FieldId::Traceparent)).unwrap_or_default(),
         ];
-        Logged::new(worker, client, self.line.version, texts)
+        let mut logged = Logged::new(worker, client, self.line.version, texts);
+        if self.access_log.get() == Some(true) {
+            logged.always();
+        }
+        logged
     }
 
     fn fail(&self, reason: Reason, words: &'static str) -> Box<Step> {
         self.fail_with(reason, words.into())
+    }
+
+    /// A failure that operators find by its route.
+    fn fail_by(&self, reason: Reason, route: &CompiledRoute) -> Box<Step> {
+        self.fail_with(reason, format!("the route is {}", route.name()).into())
     }
 
     fn fail_with(&self, reason: Reason, words: Cow<'static, str>) -> Box<Step> {
@@ -350,10 +355,13 @@ impl<'a> Request<'a> {
         authority: Option<&Authority<'_>>,
     ) -> Result<(), Box<Step>> {
         let listener = &place.shared.config.listeners[place.listener];
-        let (Some(port), Some(authority)) = (listener.redirect_to_https, authority) else { return Ok(()) };
+        let Some(port) = listener.redirect_to_https else { return Ok(()) };
         if self.origin.scheme == Scheme::Https {
             return Ok(());
         }
+        let Some(authority) = authority else {
+            return Err(self.fail(Reason::BadRequest, "no Host, and this listener answers by redirects"));
+        };
         let mut url = format!("https://{}", authority.host);
         if port != 443 {
             url.push_str(&format!(":{port}"));
@@ -365,7 +373,7 @@ impl<'a> Request<'a> {
         }
         // 308 keeps the method; clients of old know 301 alone.
         let status = if matches!(self.line.known, Method::Get | Method::Head) { 301 } else { 308 };
-        Err(Box::new(Step::Redirect(self.asked(), status, url)))
+        Err(Box::new(Step::Redirect(self.asked(), status, url, None)))
     }
 
     /// Answers what the route answers by itself.
@@ -388,7 +396,8 @@ impl<'a> Request<'a> {
         let location = redirect
             .location(found.path(), target, authority, https)
             .map_err(|error| self.fail_with(Reason::UriTooLong, error.to_string().into()))?;
-        Err(Box::new(Step::Redirect(self.asked(), redirect.status, location)))
+        let route = Some(Arc::clone(found.route));
+        Err(Box::new(Step::Redirect(self.asked(), redirect.status, location, route)))
     }
 
     /// The service that the request goes to, and the cookie that keeps the client there.
@@ -413,7 +422,10 @@ impl<'a> Request<'a> {
             Some(key) => split.stick(key),
             None => split.draw(|below| fastrand::u32(..below)),
         };
-        let backend = backend.ok_or_else(|| self.fail(Reason::NoWeight, ""))?;
+        let backend = backend.ok_or_else(|| {
+            let weighs = found.route.document.to.iter().any(|it| it.weight.0 > 0);
+            self.fail_by(if weighs { Reason::NoService } else { Reason::NoWeight }, found.route)
+        })?;
         Ok((backend, cookie))
     }
 
@@ -471,7 +483,7 @@ impl<'a> Request<'a> {
         };
         self.options.upgrade
             && self.is_modern()
-            && self.body == BodyLength::None
+            && matches!(self.body, BodyLength::None | BodyLength::Sized(0))
             && !self.fields.all(FieldId::Upgrade).any(refused)
     }
 }

@@ -50,14 +50,15 @@ impl Direction {
     }
 }
 
-/// Passes octets on in both directions; `text` is the head that tells the client of the switch.
+/// Passes octets on in both directions; `text` is the head that tells the client of the switch. Returns too how many came from
+/// the client and from the instance.
 pub(crate) async fn run(
     worker: &Worker,
     client: &mut Client,
     in_use: &mut InUse,
     text: Vec<u8>,
     timer: &Timer,
-) -> (Done, Option<Broken>) {
+) -> (Done, Option<Broken>, (u64, u64)) {
     let (mut up, mut down) = (Direction::new(Vec::new()), Direction::new(text));
     let idle = worker.limits().upgrade_idle;
     let (mut passed, mut moved) = (0, Instant::now());
@@ -102,5 +103,6 @@ pub(crate) async fn run(
     });
     let ended = ended.await;
     in_use.close();
-    (if ended.is_ok() { Done::Close } else { Done::Abort }, ended.err())
+    let passed = (up.pump.passed, down.pump.passed);
+    (if ended.is_ok() { Done::Close } else { Done::Abort }, ended.err(), passed)
 }

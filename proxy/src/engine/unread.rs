@@ -36,12 +36,12 @@ const STATE: usize = 16 + 1;
 const UNACKNOWLEDGED: usize = 16 + 60;
 
 /// True if the other side of a connection, which was idle and has ended, had received none of the `sent` octets that were
-/// written last, when it ended. False also where that cannot be known.
-pub(crate) fn is_unread(stream: &TcpStream, sent: usize) -> bool {
+/// written last, `at_once`, when it ended. False also where that cannot be known.
+pub(crate) fn is_unread(stream: &TcpStream, sent: usize, at_once: bool) -> bool {
     if let Ok(Some(error)) = SockRef::from(stream).take_error() {
         // Linux has this error for a reset behind an end. The end acknowledged what had been received and read until then,
         // or there had been a reset at once; so it was these octets that met a closed connection, if they were one segment.
-        return error.kind() == ErrorKind::BrokenPipe && sent <= ONE_SEGMENT;
+        return error.kind() == ErrorKind::BrokenPipe && sent <= ONE_SEGMENT && at_once;
     }
     let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return false };
     let Some((state, unacknowledged)) = ask(local, peer) else { return false };
@@ -127,8 +127,8 @@ mod tests {
     async fn what_was_not_received_before_the_end_is_known() {
         for ip in ["127.0.0.1", "::1"] {
             let (ours, _theirs) = ended(ip, 1).await;
-            assert!(is_unread(&ours, 1), "{ip}");
-            assert!(!is_unread(&ours, 100_000_000), "{ip}: more than is unacknowledged");
+            assert!(is_unread(&ours, 1, true), "{ip}");
+            assert!(!is_unread(&ours, 100_000_000, true), "{ip}: more than is unacknowledged");
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
         ours.write_all(b"too late.").await.unwrap();
         let met = || SockRef::from(&ours).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok();
         while !ours.ready(tokio::io::Interest::ERROR).await.unwrap().is_error() {}
-        assert!(met() && is_unread(&ours, 9), "the end came first");
+        assert!(met() && is_unread(&ours, 9, true), "the end came first");
 
         let mut ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (theirs, _) = listener.accept().await.unwrap();
@@ -149,19 +149,19 @@ mod tests {
         theirs.readable().await.unwrap();
         drop(theirs);
         while !ours.ready(tokio::io::Interest::ERROR).await.unwrap().is_error() {}
-        assert!(!is_unread(&ours, 22), "there was no end");
+        assert!(!is_unread(&ours, 22, true), "there was no end");
     }
 
     #[tokio::test]
     async fn what_was_received_or_cannot_be_known_is_taken_for_read() {
         let (mut ours, theirs) = ended("127.0.0.1", 0).await;
         ours.write_all(b"after the end").await.unwrap();
-        assert!(!is_unread(&ours, 13), "it was acknowledged");
+        assert!(!is_unread(&ours, 13, true), "it was acknowledged");
         theirs.set_zero_linger().unwrap();
         drop(theirs);
-        assert!(!is_unread(&ours, ONE_SEGMENT + 1), "the reset may answer the second half");
+        assert!(!is_unread(&ours, ONE_SEGMENT + 1, true), "the reset may answer the second half");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        assert!(!is_unread(&open, 0), "it has not ended");
+        assert!(!is_unread(&open, 0, true), "it has not ended");
     }
 }

@@ -36,6 +36,13 @@ impl Latency {
         self.0.store(u64::from(next) << 32 | u64::from(stamp(now)), Ordering::Relaxed);
     }
 
+    /// An answer would have taken longer than this; how long is not known.
+    pub(crate) fn observe_at_least(&self, took: Duration, now: Moment) {
+        if micros(took) >= self.micros(now) {
+            self.observe(took, now);
+        }
+    }
+
     /// Microseconds; zero while nothing is known.
     pub(crate) fn micros(&self, now: Moment) -> u32 {
         let (average, age) = self.read(now);

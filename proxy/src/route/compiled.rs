@@ -22,7 +22,6 @@ pub(crate) struct CompiledRoute {
     /// Its services by weight.
     pub(crate) split: Split,
     /// The service that a share of its requests is sent to as well.
-    #[allow(dead_code, reason = "the engine does not mirror yet")]
     pub(crate) mirror: Option<Mirror>,
     /// What it changes; plain routes have nothing.
     pub(crate) changes: Option<Box<Changes>>,
@@ -54,8 +53,6 @@ pub(crate) struct Mirror {
     pub(crate) backend: usize,
     percent: Percent,
 }
-
-#[allow(dead_code, reason = "the engine does not mirror yet")]
 impl Mirror {
     /// True for the share of requests that is mirrored, by a number drawn below the given bound.
     pub(crate) fn takes(self, draw: impl FnOnce(u32) -> u32) -> bool {

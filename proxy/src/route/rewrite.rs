@@ -222,7 +222,7 @@ pub(crate) struct FieldChanges {
 }
 
 impl FieldChanges {
-    pub(super) fn compile(modifier: &HeaderModifier) -> Self {
+    pub(crate) fn compile(modifier: &HeaderModifier) -> Self {
         let out = modifier.remove.iter().map(|name| name.as_str());
         let out = out.chain(modifier.set.iter().map(|it| it.name.as_str()));
         let mut lines = String::new();
