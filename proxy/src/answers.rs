@@ -412,10 +412,7 @@ mod tests {
         let reply = Reply { changes: Some(&changes), ..REPLY };
         append_direct(&mut out, 200, b"text/plain", b"ready\n", &reply);
         let (head, body) = split(&out);
-        assert!(
-            head.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Request-Id: id-1\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Request-Id: id-1\r\n"), "{head}");
         assert!(head.contains("\r\nA: b") && head.contains("\r\nContent-Type: text/css"), "{head}");
         assert_eq!(body, "ready\n");
         out.clear();

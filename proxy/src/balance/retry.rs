@@ -30,13 +30,7 @@ pub(crate) struct RetryPolicy<'a> {
 
 impl Default for RetryPolicy<'_> {
     fn default() -> Self {
-        Self {
-            attempts: 2,
-            on: &RetryOn::USUAL,
-            statuses: &[],
-            backoff: BACKOFF,
-            non_idempotent: false,
-        }
+        Self { attempts: 2, on: &RetryOn::USUAL, statuses: &[], backoff: BACKOFF, non_idempotent: false }
     }
 }
 

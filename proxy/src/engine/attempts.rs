@@ -233,9 +233,8 @@ async fn attempt_in_turn(
             _ => {
                 if may_be_repeated(&again, retry_policy).is_ok() {
                     // One that is down or ejected is no better than the one that has failed.
-                    let is_fit = |it: &Picked| {
-                        it.in_flight.instance().vitals.condition(clock.now()) == Condition::Fit
-                    };
+                    let is_fit =
+                        |it: &Picked| it.in_flight.instance().vitals.condition(clock.now()) == Condition::Fit;
                     next = pick(attempts).ok().filter(is_fit);
                     again.another = next.is_some();
                 }

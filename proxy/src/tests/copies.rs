@@ -254,3 +254,94 @@ async fn a_copy_never_goes_through_another_site() {
     eventually("each was decided", || metrics.mirrors.get() + metrics.mirrors_dropped.get() == 5).await;
     assert_eq!(gateway.count(), 0);
 }
+
+#[tokio::test]
+async fn a_copy_that_was_not_sent_whole_leaves_no_connection_behind() {
+    let heard = super::instances::ReceivedText::default();
+    let log = Arc::clone(&heard);
+    let hasty = Instance::scripted("shop-1", move |mut stream, _| {
+        let log = Arc::clone(&log);
+        async move {
+            socket2::SockRef::from(&stream).set_recv_buffer_size(4 * 1024).unwrap();
+            let head = read_head(&mut stream).await;
+            log.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let web = Instance::new("web-1").await;
+    let world =
+        with_limits(mirrored(100), &[&web], &[&hasty], |limits| limits.request_buffer = 8 << 20).await;
+    let mut client = world.client().await;
+    let body = "x".repeat(6 << 20);
+    assert_eq!(client.ask(&ask("POST", "/echo", &body)).await.text().len(), body.len());
+    let metrics = world.metrics();
+    eventually("it is mirrored", || metrics.mirrors.get() == 1).await;
+    assert_eq!(client.get("web.example.com", "/").await.text(), "web-1");
+    eventually("and the next", || metrics.mirrors.get() == 2).await;
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(heard[..2], ["POST /echo HTTP/1.1", "GET / HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_requests_time_does_not_limit_its_copy() {
+    let (web, shop) = (Instance::new("web-1").await, Instance::new("shop-1").await);
+    let timeouts =
+        store::model::Timeouts { request: Some(Span(Duration::from_secs(2))), ..Default::default() };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..mirrored(100) }, &[&web], &[&shop]).await;
+    let mut client = world.client().await;
+    client.send("POST /echo HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 2\r\n\r\na").await;
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    let held = shop.release.clone();
+    // The copy is answered after the request's time.
+    client.send("b").await;
+    assert_eq!(client.answer().await.text(), "ab");
+    drop(held);
+    eventually("the copy is answered", || world.metrics().mirrors.get() == 1).await;
+}
+
+#[tokio::test]
+async fn the_time_of_a_hedged_request_ends_also_when_its_first_attempt_has_failed() {
+    let mute = Arc::new(AtomicUsize::new(0));
+    let dying = |id: &'static str| {
+        let asked = Arc::clone(&mute);
+        Instance::scripted(id, move |mut stream, _| {
+            let asked = Arc::clone(&asked);
+            async move {
+                read_head(&mut stream).await;
+                if asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                    eventually("the copy is there", || asked.load(Ordering::SeqCst) == 2).await;
+                } else {
+                    super::instances::read_all(stream).await;
+                }
+            }
+        })
+    };
+    let (one, two) = (dying("one").await, dying("two").await);
+    let timeouts =
+        store::model::Timeouts { request: Some(Span(Duration::from_millis(300))), ..Default::default() };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..hedged(20, 1) }, &[&one, &two], &[]).await;
+    let (status, text) = world.get("/").await;
+    assert_eq!(status, 504);
+    assert!(text.contains("the request took longer than it may in all"), "{text}");
+}
+
+#[tokio::test]
+async fn no_copy_goes_to_an_instance_that_is_down() {
+    let slow = Instance::new("slow").await;
+    let world = with(hedged(5, 5), &[&slow], &[]).await;
+    world.discover("web", &[slow.endpoint.clone(), unreachable("gone").await]);
+    let metrics = world.metrics();
+    while metrics.downs.get() == 0 {
+        assert_eq!(world.get("/").await.0, 200);
+    }
+    let before = metrics.hedges.get();
+    let mut client = world.client().await;
+    let asked = slow.count();
+    client.send(ask("GET", "/held", "")).await;
+    eventually("it is asked", || slow.count() > asked).await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    slow.release.notify_one();
+    assert_eq!((client.answer().await.status, metrics.hedges.get()), (200, before));
+}

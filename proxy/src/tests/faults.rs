@@ -249,3 +249,68 @@ async fn a_drain_cuts_a_response_that_nobody_reads() {
     let Request::Receipt(_) = world.request().await else { panic!("another request") };
     assert!(client.answer_to(false).await.is_err(), "the client does not take it for complete");
 }
+
+/// An instance that gives up on a response that it cannot write in 300 ms, as servers with a time to write do.
+async fn impatient(id: &str) -> Instance {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let whole =
+            [b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n".to_vec(), vec![b'x'; 8_000_000]].concat();
+        let written = tokio::time::timeout(Duration::from_millis(300), stream.write_all(&whole)).await;
+        if written.is_ok() {
+            read_head(&mut stream).await;
+        }
+    };
+    Instance::scripted(id, serve).await
+}
+
+#[tokio::test]
+async fn slow_readers_eject_no_instance_that_gives_up_on_them() {
+    let (one, two) = (impatient("one").await, impatient("two").await);
+    let world =
+        World::start(alone(|limits| limits.eject_after = 1), &[one.endpoint.clone(), two.endpoint.clone()])
+            .await;
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let mut client = socket.connect(world.address()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await.unwrap();
+        slow.push(tokio::spawn(async move {
+            let mut piece = vec![0; 4 * 1024];
+            while let Ok(1..) = client.read(&mut piece).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }));
+    }
+    for _ in 0..10 {
+        assert_eq!(world.get("/").await.1.len(), 8_000_000);
+    }
+    let metrics = world.metrics();
+    eventually("the slow ones are cut", || {
+        metrics.failures[crate::answers::Reason::AnswerCut.index()].get() >= 4
+    })
+    .await;
+    assert_eq!(world.get("/").await.0, 200);
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(metrics.ejections.get(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_inside_a_head_costs_an_attempt() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 2").await;
+        stream.set_zero_linger().unwrap();
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let config = alone(|limits| limits.retries = 0);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    assert_eq!(world.get("/").await.0, 200);
+    let mut client = world.client().await;
+    let first = client.get("web.example.com", "/").await;
+    let last = if first.status == 103 { client.answer().await } else { first };
+    assert_eq!((last.status, web.accepted()), (502, 1), "{}", last.text());
+}

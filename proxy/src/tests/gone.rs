@@ -106,3 +106,17 @@ async fn a_slow_reader_that_reads_is_not_one_that_does_not() {
     }
     assert_eq!(world.metrics().in_flight.get(), 1, "it is still served");
 }
+
+#[tokio::test]
+async fn a_client_that_is_gone_before_its_second_request_is_served_frees_the_instance() {
+    let web = Instance::new("web-1").await;
+    let world = World::start(alone(impatient), std::slice::from_ref(&web.endpoint)).await;
+    let mut client = world.client().await;
+    let held = "GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n";
+    client.send([held, held].concat()).await;
+    client.stream.shutdown().await.unwrap();
+    eventually("the first is there", || web.count() == 1).await;
+    web.release.notify_one();
+    eventually("the second is there", || web.count() == 2).await;
+    eventually("and given up", || world.metrics().in_flight.get() == 0).await;
+}

@@ -405,3 +405,14 @@ async fn a_request_that_waits_is_cancelled_when_its_client_is_gone() {
     eventually("it is counted out", || world.metrics().in_flight.get() == 0).await;
     assert_eq!(world.metrics().ejections.get(), 0);
 }
+
+#[tokio::test]
+async fn a_post_without_a_body_may_ask_for_another_protocol() {
+    let web = twice().await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: web.example.com\r\nConnection: Upgrade\r\nUpgrade: twice\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.status, 101);
+}

@@ -133,3 +133,19 @@ async fn a_proxy_header_of_a_stranger_is_refused() {
     let said = said_plainly(&world, format!("PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n{GET}").as_bytes()).await;
     assert_eq!((said.as_str(), web.count()), ("", 0));
 }
+
+#[tokio::test]
+async fn a_client_over_tls_that_does_not_read_is_cut() {
+    let (tls, connector) = certificate();
+    let mut config = Config { tls, ..listening(|it| it.tls = true) };
+    config.limits.send_timeout = std::time::Duration::from_millis(100);
+    let world = World::start(config, &[]).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 * 1024).unwrap();
+    let stream = socket.connect(world.address()).await.unwrap();
+    let name = ServerName::try_from("web.example.com").unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    let asks = "GET / HTTP/1.1\r\nHost: nowhere.example.com\r\n\r\n".repeat(20_000);
+    let _ = stream.write_all(asks.as_bytes()).await;
+    eventually("it is cut", || world.metrics().connections_open.get() == 0).await;
+}

@@ -369,3 +369,103 @@ async fn an_answer_is_not_given_up_for_an_instance_that_cannot_be_picked() {
     assert!(repeated > 0, "the same one is asked again after a pause");
     assert_eq!(busy.accepted() - asked, 3 + repeated as usize);
 }
+
+#[tokio::test]
+async fn the_time_that_a_client_takes_is_not_the_attempts() {
+    let web = Instance::new("web-1").await;
+    let timeouts =
+        Timeouts { backend_request: Some(Span(Duration::from_millis(200))), ..Timeouts::default() };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&web]).await;
+    let mut client = world.client().await;
+    client.send("POST /echo HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 2\r\n\r\na").await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    client.send("b").await;
+    assert_eq!(client.answer().await.text(), "ab");
+
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        read_head(&mut stream).await;
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n".to_vec();
+        let _ = stream.write_all(&[head, vec![b'x'; 20_000_000]].concat()).await;
+        read_head(&mut stream).await;
+    };
+    let large = Instance::scripted("web-1", serve).await;
+    world.discover("web", std::slice::from_ref(&large.endpoint));
+    let mut client = world.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(client.answer().await.body.len(), 20_000_000);
+    assert_eq!(world.metrics().ejections.get(), 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_uses_up_the_time_of_requests_is_left() {
+    let ((mute, _), good) = (super::instances::silent("mute").await, Instance::new("good").await);
+    let timeouts = Timeouts { request: Some(Span(Duration::from_millis(100))), ..Timeouts::default() };
+    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&mute, &good]).await;
+    let mut failed = 0;
+    for _ in 0..60 {
+        failed += usize::from(world.get("/").await.0 == 504);
+    }
+    assert!(failed < 12, "{failed}");
+}
+
+#[tokio::test]
+async fn a_listener_that_redirects_forwards_nothing_in_the_clear() {
+    let web = Instance::new("web-1").await;
+    let mut config = alone(|_| {});
+    config.listeners[0].redirect_to_https = Some(443);
+    let sources = Sources { routes: vec![Route { hosts: Vec::new(), ..plain() }], ..sources() };
+    let world = World::start_with(config, sources, std::slice::from_ref(&web.endpoint)).await;
+    let answer = world.client().await.ask("GET / HTTP/1.0\r\n\r\n").await;
+    assert_eq!((answer.status, web.count()), (400, 0));
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_named_as_such() {
+    // With a service of this cluster, or the route would be none of it.
+    let to = vec![
+        RouteTarget { service: name("other"), weight: Weight(10) },
+        RouteTarget { service: name("web"), weight: Weight(0) },
+    ];
+    let mut sources = Sources { routes: vec![Route { to, ..plain() }], ..sources() };
+    let mut other = sources.services[0].clone();
+    (other.name, other.cluster) = (name("other"), name("another"));
+    sources.services.push(other);
+    let world = World::start_with(alone(|_| {}), sources, &[]).await;
+    let (status, text) = world.get("/").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("not known") && text.contains("the route is web"), "{text}");
+}
+
+#[tokio::test]
+async fn redirects_and_direct_responses_have_the_fields_of_their_route() {
+    let modifier = HeaderModifier {
+        set: vec![field("Content-Type", "text/css"), field("X-Request-Id", "mine")],
+        add: vec![field("X-Add", "1")],
+        remove: vec!["Date".parse().unwrap()],
+    };
+    let direct = DirectResponse { status: 200, content_type: "text/x-pot".into(), body: "a {}".into() };
+    let redirect = store::model::RequestRedirect {
+        scheme: Some(Scheme::Https),
+        hostname: None,
+        port: None,
+        path: None,
+        status_code: 302,
+    };
+    for route in [
+        Route { direct_response: Some(Box::new(direct)), to: Vec::new(), ..plain() },
+        Route { request_redirect: Some(Box::new(redirect)), to: Vec::new(), ..plain() },
+    ] {
+        let route = Route { response_header_modifier: Some(Box::new(modifier.clone())), ..route };
+        let world = with(route, &[]).await;
+        let answer = world.client().await.get("web.example.com", "/").await;
+        let all = |name: &str| -> Vec<String> {
+            answer.fields.iter().filter(|it| it.0 == name).map(|it| it.1.clone()).collect()
+        };
+        assert_eq!(
+            (all("content-type"), all("x-request-id")),
+            (vec!["text/css".into()], vec!["mine".into()])
+        );
+        assert_eq!((all("x-add"), all("date")), (vec!["1".into()], Vec::new()));
+    }
+}
