@@ -105,6 +105,20 @@ pub(crate) async fn forward(
     done
 }
 
+/// An instance that had not begun to answer when a request was given up is at least so slow. That blames it for nothing, but
+/// one that hangs is picked as often as before if only answers count, because none of its answers is ever late.
+fn note_wait_in_vain(exchange: &Exchange<'_>, failure: &Failure, instance: &Instance) {
+    let given_up =
+        matches!(failure, Failure::ClientGone | Failure::Late(Late::FirstByte | Late::Try | Late::Total));
+    if !given_up || exchange.sent() != Sent::All {
+        return;
+    }
+    let (took, now) = (exchange.took(), exchange.worker.shared.handle.now());
+    if took.as_micros() >= u128::from(instance.vitals.latency.micros(now)) {
+        instance.vitals.latency.observe(took, now);
+    }
+}
+
 /// Reports a response whose body was not passed on to its end, and says why in the log.
 fn broke_off(
     worker: &Worker,
@@ -200,7 +214,10 @@ async fn attempt_in_turn(
                 let took = (exchange.sent() == Sent::All).then(|| exchange.took());
                 (answered.outcome(exchange.sent()), took)
             }
-            Err(failure) => (failure.outcome(exchange.sent()), None),
+            Err(failure) => {
+                note_wait_in_vain(exchange, failure, &instance);
+                (failure.outcome(exchange.sent()), None)
+            }
         };
         // An instance that gives up while the client is silent has not failed by itself.
         let said = match outcome {

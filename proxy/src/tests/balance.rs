@@ -1,13 +1,14 @@
 //! Which instances get the requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use store::engine::CheckStatus;
+use tokio::time::timeout;
 
 use crate::testing::eventually;
 
 use super::{
-    instances::{Instance, unreachable},
+    instances::{Instance, silent, unreachable},
     world::{World, alone, config},
 };
 
@@ -50,6 +51,28 @@ async fn busy_instances_get_fewer_requests() {
     eventually("the request is in flight", || a.count() + b.count() == 1).await;
     let free = if a.count() == 1 { "200 b" } else { "200 a" };
     assert_eq!(spread(&world, 50).await, [(free.to_owned(), 50)].into());
+}
+
+#[tokio::test]
+async fn an_instance_that_hangs_is_avoided_once_a_client_has_given_it_up() {
+    let (hangs, _) = silent("hangs").await;
+    let well = Instance::new("well").await;
+    let config = alone(|limits| limits.client_fin_timeout = Duration::from_millis(1));
+    let world = World::start(config, &[hangs.endpoint.clone(), well.endpoint.clone()]).await;
+    let patience = Duration::from_millis(500);
+    let mut given_up = 0;
+    for _ in 0..60 {
+        let mut client = world.client().await;
+        match timeout(patience, client.get("web.example.com", "/")).await {
+            Ok(answer) => assert_eq!(answer.text(), "well"),
+            Err(_) => given_up += 1,
+        }
+        drop(client);
+        eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
+    }
+    // An answer of the other one that is as late by chance makes a second try possible.
+    assert!((1..=2).contains(&given_up), "{given_up} of 60 requests went to an instance that hangs");
+    assert_eq!(world.metrics().ejections.get(), 0, "that clients go away is not its fault");
 }
 
 #[tokio::test]
