@@ -11,7 +11,7 @@ const HOLD_DOWN: Duration = Duration::from_secs(10);
 
 pub fn killed_gateway(backing: Backing) -> Result<(), Failed> {
     let mut demo = Demo::start(&backing)?;
-    let rounds = if full() { 20 } else { 3 };
+    let rounds = if full() { 20 } else { 2 };
     // Only the full run, alone on the machine, tests the limit itself; the short one bounds the wait.
     let limit = if full() { LIMIT } else { LIMIT * 5 };
     let mut took = Vec::new();

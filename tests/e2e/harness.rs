@@ -1,10 +1,12 @@
 //! A demo under test, and the faults that tests inject into it.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -184,8 +186,15 @@ impl ConsulAgent {
     }
 }
 
+/// A port that is free, and that was given to no other trial of this process: theirs may not be bound yet.
 pub fn free_port() -> u16 {
-    waypost::demo::free_port([127, 0, 0, 1].into()).unwrap()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = waypost::demo::free_port([127, 0, 0, 1].into()).unwrap();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A running `waypost demo --json`.

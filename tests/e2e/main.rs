@@ -101,12 +101,48 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ),
 ];
 
+/// The beginnings of the names of trials that are played two at a time, the longest first: they wait most of the time, for
+/// deadlines of many seconds, and give no figures. Each has namespaces of its own, or takes all of its ports from
+/// [`harness::free_port`]; a demo takes some by itself, so no trial with a demo is among them.
+const SIDE_BY_SIDE: &[&str] = &[
+    "partitions::",
+    "consul::an_idle_node",
+    "doubt::every_client_agent_dead",
+    "doubt::",
+    "across::",
+    "dark::",
+    "exchange::",
+    "drains_across::",
+    "three_sites::",
+    "steps::",
+    "consul::one_watch_follows",
+    "consul::a_restarted_agent",
+    "full_disk::",
+    "crash::",
+    "stored::",
+];
+
+/// The place of a trial among those that are played side by side.
+fn beside(trial: &Trial) -> Option<usize> {
+    SIDE_BY_SIDE.iter().position(|begin| trial.name().starts_with(begin))
+}
+
 fn main() -> ExitCode {
     harness::install_crypto();
     let mut arguments = Arguments::from_args();
-    // Two cores: scenarios that measure load and latency must not share them.
-    arguments.test_threads = Some(1);
     let components = Components::find();
+    let (mut beside_others, alone): (Vec<_>, Vec<_>) =
+        trials(&components).into_iter().partition(|trial| beside(trial).is_some());
+    beside_others.sort_by_key(beside);
+    // Two cores: scenarios that measure load and latency must not share them. In the full run all of them measure.
+    arguments.test_threads = Some(1);
+    let first = libtest_mimic::run(&arguments, alone);
+    arguments.test_threads = Some(if harness::full() { 1 } else { 2 });
+    let second = libtest_mimic::run(&arguments, beside_others);
+    if first.has_failed() { first.exit_code() } else { second.exit_code() }
+}
+
+fn trials(components: &Components) -> Vec<Trial> {
     let mut trials = Vec::new();
     for (name, scenario) in SCENARIOS {
         trials.push(Trial::test(format!("embedded::{name}"), move || scenario(Backing::Embedded)));
@@ -117,38 +153,38 @@ fn main() -> ExitCode {
     }
     trials.extend(bad_input::trials());
     trials.extend(cli::trials());
-    trials.extend(crash::trials(&components));
-    trials.extend(differential::trials(&components));
-    trials.extend(doubt::trials(&components));
+    trials.extend(crash::trials(components));
+    trials.extend(differential::trials(components));
+    trials.extend(doubt::trials(components));
     trials.extend(drained::trials());
-    trials.extend(drains_across::trials(&components));
-    trials.extend(engine::trials(&components));
+    trials.extend(drains_across::trials(components));
+    trials.extend(engine::trials(components));
     trials.extend(full_disk::trials());
-    trials.extend(gateway::trials(&components));
+    trials.extend(gateway::trials(components));
     trials.extend(geo::trials());
     trials.extend(identical::trials());
-    trials.extend(idle::trials(&components));
+    trials.extend(idle::trials(components));
     trials.extend(logging::trials());
-    trials.extend(peers::trials(&components));
-    trials.extend(registry::trials(&components));
+    trials.extend(peers::trials(components));
+    trials.extend(registry::trials(components));
     trials.extend(reread::trials());
-    trials.extend(exchange::trials(&components));
-    trials.extend(rig::trials(&components));
+    trials.extend(exchange::trials(components));
+    trials.extend(rig::trials(components));
     trials.extend(security::trials());
     trials.extend(several::trials());
     trials.extend(sites::trials());
     trials.extend(starts::trials());
     trials.extend(status::trials());
-    trials.extend(stored::trials(&components));
-    trials.extend(tokens::trials(&components));
-    trials.extend(tools::trials(&components));
-    trials.extend(two_sites::trials(&components));
-    trials.extend(zones::trials(&components));
-    trials.extend(across::trials(&components));
-    trials.extend(cut::trials(&components));
-    trials.extend(dark::trials(&components));
-    trials.extend(partitions::trials(&components));
-    trials.extend(steps::trials(&components));
-    trials.extend(three_sites::trials(&components));
-    libtest_mimic::run(&arguments, trials).exit_code()
+    trials.extend(stored::trials(components));
+    trials.extend(tokens::trials(components));
+    trials.extend(tools::trials(components));
+    trials.extend(two_sites::trials(components));
+    trials.extend(zones::trials(components));
+    trials.extend(across::trials(components));
+    trials.extend(cut::trials(components));
+    trials.extend(dark::trials(components));
+    trials.extend(partitions::trials(components));
+    trials.extend(steps::trials(components));
+    trials.extend(three_sites::trials(components));
+    trials
 }

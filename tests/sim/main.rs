@@ -4,7 +4,7 @@
 //!
 //! `WAYPOST_SEED=n cargo test --test sim one_seed -- --nocapture` plays one seed and prints its trace, with
 //! `WAYPOST_MESSAGES=1` every message of it, and with `WAYPOST_KIND=Connected` of sites whose controls are connected;
-//! `WAYPOST_SEEDS=n` sets how many seeds of each kind are played (50 and 20, or 1,000 in full).
+//! `WAYPOST_SEEDS=n` sets how many seeds of each kind are played (30 and 12, or 1,000 in full).
 //!
 //! A seed repeats itself because nodes meet only between windows of time; a message's latency and loss follow from
 //! its content, not from which of two tasks sent first; and each node has its own source of random numbers.
@@ -106,12 +106,12 @@ fn hold_in_every_seed(kind: Kind, count: u64) {
 
 #[test]
 fn invariants_hold_in_every_seed() {
-    hold_in_every_seed(Kind::Alone, seeds(50));
+    hold_in_every_seed(Kind::Alone, seeds(30));
 }
 
 #[test]
 fn invariants_hold_in_every_seed_of_connected_sites() {
-    hold_in_every_seed(Kind::Connected, seeds(20));
+    hold_in_every_seed(Kind::Connected, seeds(12));
 }
 
 /// Plays `WAYPOST_SEED`, and prints its trace.
@@ -136,7 +136,7 @@ fn repeats_itself(kind: Kind, seeds: u64) {
 
 #[test]
 fn a_seed_repeats_itself() {
-    repeats_itself(Kind::Alone, (seeds(50) / 40).max(5));
+    repeats_itself(Kind::Alone, (seeds(30) / 40).max(5));
 }
 
 /// The invariant that a violation names.
