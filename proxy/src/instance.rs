@@ -40,6 +40,11 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
+    /// Its site; empty for the gateway's own.
+    pub(crate) fn site(&self) -> &str {
+        self.endpoint.meta.get("site").map_or("", String::as_str)
+    }
+
     /// Cuts the requests in flight that began before this moment.
     pub(crate) fn cut(&self, before: Moment) {
         self.cut_before.fetch_max(before.0, Ordering::Relaxed);

@@ -66,7 +66,7 @@ pub(crate) async fn forward(
                 status,
                 reason,
                 instance: &instance.endpoint.id,
-                site: site_of(&instance),
+                site: instance.site(),
                 first_byte: Some(first_byte),
                 ..Became::default()
             });
@@ -81,7 +81,7 @@ pub(crate) async fn forward(
             let first_byte = Some(exchange.since_begun());
             let (done, broken, passed) = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
             (exchange.upload.passed, exchange.passed) = passed;
-            let (instance_id, site) = (&instance.endpoint.id, site_of(&instance));
+            let (instance_id, site) = (&instance.endpoint.id, instance.site());
             let became = Became { status: 101, instance: instance_id, site, first_byte, ..Became::default() };
             exchange.log(became);
             if let Some(Broken::Cut) = broken {
@@ -161,11 +161,6 @@ fn broke_off(
     }
     worker.count(attempts.report(instance, outcome, None, now));
     reason
-}
-
-/// The site of an instance; empty for the gateway's own.
-pub(super) fn site_of(instance: &Instance) -> &str {
-    instance.endpoint.meta.get("site").map_or("", String::as_str)
 }
 
 /// Tries one instance after the other. The error is `None` when there was none to try.

@@ -5,6 +5,7 @@
 //! more request or connection at once, there is no copy.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io::{self, IoSlice},
     rc::Rc,
@@ -44,6 +45,15 @@ pub(super) struct Terms {
     pub(super) connect: Duration,
     /// How long the response may take to begin.
     pub(super) first_byte: Duration,
+}
+
+/// What the copies of a request must know of its own attempt.
+#[derive(Debug, Default)]
+pub(super) struct Race {
+    /// An interim response is being written to the client: no other response may come into it.
+    pub(super) tells: Cell<bool>,
+    /// It waits for a place, which is not the instance's time.
+    pub(super) in_line: Cell<bool>,
 }
 
 /// A response to a copy. Its head is in the connection's buffer.

@@ -7,7 +7,6 @@
 
 use std::{
     future::poll_fn,
-    io::ErrorKind,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,35 +18,28 @@ use tokio::time::Instant;
 use super::{
     answer::{self, Response},
     client::Client,
-    copies::{Heard, Terms},
-    dial::{DialError, of_client},
-    failure::{Failure, Late},
-    hedge::Race,
+    copies::{Race, Terms},
+    dial::of_client,
+    failure::Failure,
     logged::Became,
-    mirror,
     patience::{Demand, Patience},
     pool::UpstreamConnection,
     pump::{Broken, Pump, Sink, Source, Waits, release},
-    queue::{self, Bounds, NoTurn},
     reading::{MAX_INTERIM, poll_input, poll_response},
     request::Plan,
     timer::Timer,
     times::TimeLimits,
     unread,
-    upstream::{Dial, InUse, Turn},
+    upstream::InUse,
 };
 use crate::{
-    balance::{attempts::Attempts, picker::Picked, retry::RequestBody, stands_for_site},
+    balance::{picker::Picked, retry::RequestBody},
     config::Limits,
     engine::worker::Worker,
-    happy_eyeballs::DialAddresses,
     health::{self, Sent},
-    http1::{BodyLength, ChunkedDecoder, Fields, Method, StatusLine, Version},
+    http1::{BodyLength, ChunkedDecoder, Fields, StatusLine, Version},
     request_id::Timing,
-    service::{
-        circuit::{Admitted, Circuit, Full},
-        connections::Connections,
-    },
+    service::circuit::Admitted,
 };
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -79,15 +71,15 @@ pub(crate) struct Exchange<'a> {
     /// The instance takes no more of the body.
     pub(super) refused: bool,
     /// The instance has certainly read nothing of what was written.
-    unread: bool,
+    pub(super) unread: bool,
     /// Something was given to TLS, which may have sent it even where the write failed.
-    encrypted: bool,
+    pub(super) encrypted: bool,
     /// The body waits for a 100 since then.
-    held: Option<Instant>,
-    interim: u8,
-    patience: Patience,
+    pub(super) held: Option<Instant>,
+    pub(super) interim: u8,
+    pub(super) patience: Patience,
     /// Since when the instance could answer.
-    asked: Instant,
+    pub(super) asked: Instant,
     /// Since when the client has ended its side.
     pub(super) ended: Option<Instant>,
     pub(super) times: Times,
@@ -95,21 +87,21 @@ pub(crate) struct Exchange<'a> {
     pub(super) try_ends: Option<Instant>,
     /// Its place among the requests of its service, where these are limited.
     pub(super) admitted: Option<Admitted>,
-    begun: Instant,
+    pub(super) begun: Instant,
     /// The client's body broke off after the response had begun.
     pub(super) client_broke: bool,
     /// Attempts so far.
-    tries: u32,
+    pub(super) tries: u32,
     /// How long the last connection took to be made.
-    connected: Option<Duration>,
+    pub(super) connected: Option<Duration>,
     /// Octets of the response's body that the client has got.
     pub(super) passed: u64,
     /// The service that gets a copy when all of the request was sent.
-    mirror: Option<usize>,
-    mirrored: bool,
-    hedged: bool,
+    pub(super) mirror: Option<usize>,
+    pub(super) mirrored: bool,
+    pub(super) hedged: bool,
     /// The response is that to a copy.
-    adopted: bool,
+    pub(super) adopted: bool,
     /// What its copies must know of it, if it may have some.
     pub(super) race: Option<Rc<Race>>,
     /// The client has taken most of the response's time to read it.
@@ -119,10 +111,10 @@ pub(crate) struct Exchange<'a> {
 /// How long a request may take, by its route and the gateway.
 #[derive(Debug)]
 pub(super) struct Times {
-    connect: Duration,
-    first_byte: Duration,
+    pub(super) connect: Duration,
+    pub(super) first_byte: Duration,
     pub(super) idle: Duration,
-    per_try: Option<Duration>,
+    pub(super) per_try: Option<Duration>,
     /// When the request must be over.
     pub(super) total: Option<Instant>,
 }
@@ -136,7 +128,7 @@ impl Times {
 }
 
 /// What an instance said.
-enum Seen {
+pub(super) enum Seen {
     /// An interim response, for the client.
     Interim(u16, Vec<u8>),
     /// Nothing yet, and the body has waited long enough.
@@ -248,11 +240,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// How long a connection may take to be made.
-    fn connect_time(&self) -> Duration {
-        self.times.connect.min(self.left())
-    }
-
     /// The time that is left for the request in all.
     pub(crate) fn left(&self) -> Duration {
         self.times.total.map_or(Duration::MAX, |it| it.saturating_duration_since(Instant::now()))
@@ -334,60 +321,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Sends a copy to the mirror, if there is one and the request was kept as a whole.
-    fn mirror(&mut self) {
-        let Some(backend) = self.mirror.take() else { return };
-        let place = self.worker.place_for_copy().filter(|_| self.replayable());
-        let Some(place) = place else {
-            self.worker.metrics().mirrors_dropped.increment();
-            return;
-        };
-        let mut text = self.worker.buffers.text();
-        text.extend_from_slice(self.upload.text());
-        let copy = mirror::Copy {
-            terms: self.terms_of_copies(backend),
-            target: self.plan.target,
-            key: self.plan.key,
-            is_head: self.plan.asked.method == Method::Head,
-            text,
-        };
-        mirror::send(self.worker, copy, place);
-        self.mirrored = true;
-    }
-
-    /// A copy of the request was sent to another instance, because the first is slow.
-    pub(super) const fn note_hedged(&mut self, copies: u32) {
-        self.hedged |= copies > 0;
-        self.tries += copies;
-    }
-
-    /// Goes on with the response to a copy.
-    ///
-    /// # Errors
-    /// What became of it.
-    pub(super) async fn adopt(
-        &mut self,
-        sent: Heard,
-        fields: Fields,
-        asked: Instant,
-    ) -> Result<Outcome, Failure> {
-        let Heard { line, mut in_use, whole } = sent;
-        *self.fields = fields;
-        self.answers_from(asked);
-        (self.uploaded, self.refused, self.connected, self.adopted) = (whole, !whole, None, true);
-        let connection = in_use.connection().ok_or(Failure::Excluded)?;
-        match self.seen(&line, connection)? {
-            Seen::Final(response, text) => {
-                self.hold(&response, &mut in_use).await?;
-                Ok(Outcome::Response(response, text, in_use))
-            }
-            // `copies` does not return these.
-            Seen::Switch(_) | Seen::Interim(..) | Seen::Unheld => {
-                Err(Failure::Refused("an interim response"))
-            }
-        }
-    }
-
     /// Sends the request to the picked instance.
     ///
     /// # Errors
@@ -433,140 +366,6 @@ impl<'a> Exchange<'a> {
         let connection = in_use.connection().filter(|it| asks && it.stream.is_plain());
         let (octets, writes) = (self.upload.written(), self.upload.writes());
         connection.is_some_and(|it| unread::is_unread(it.stream.socket(), octets, writes == 1))
-    }
-
-    /// Gets a connection to the instance: an idle one, or unless there may be no more, a new one.
-    async fn reach(
-        &mut self,
-        in_use: &mut InUse,
-        addresses: &DialAddresses,
-        fresh: bool,
-    ) -> Result<(), Failure> {
-        let plan = self.plan;
-        let Some(service) = plan.table.backend(plan.backend) else { return Err(Failure::Excluded) };
-        let to_gateway = in_use.instance().is_some_and(|it| stands_for_site(&it.endpoint));
-        let terms = if to_gateway { &self.worker.shared.to_gateways } else { &service.connections };
-        if !fresh && in_use.take_idle(addresses, terms, !plan.asked.method.is_idempotent()) {
-            return Ok(());
-        }
-        let place = match &service.circuit {
-            None => None,
-            Some(circuit) => match self.turn(in_use, terms, circuit).await? {
-                Turn::Place(place) => Some(place),
-                Turn::Connection(mut connection) if fresh => connection.place.take(),
-                Turn::Connection(connection) => in_use.take_over(*connection),
-            },
-        };
-        if in_use.connection().is_none() {
-            let client = of_client(self.client.peer, self.client.local);
-            let within = self.connect_time();
-            let from = Instant::now();
-            let dial = Dial { addresses, terms, client, place, within };
-            // Boxed, because few requests need one, and all would be larger.
-            Box::pin(in_use.connect(dial)).await.map_err(|error| self.undialled(error))?;
-            self.connected = Some(from.elapsed());
-            if let Some(instance) = in_use.instance() {
-                Attempts::connected(instance, self.worker.shared.handle.now());
-            }
-        }
-        // All this takes time. Meanwhile a drain may have excluded the instance, or this process may have been frozen.
-        if self.is_excluded(in_use) || self.worker.lease_lapsed() {
-            return Err(Failure::Excluded);
-        }
-        Ok(())
-    }
-
-    /// Why there is no connection. One that was given up because the request's own time was over has not failed.
-    fn undialled(&self, error: DialError) -> Failure {
-        match error {
-            DialError::Connect(error) if error.kind() == ErrorKind::TimedOut && self.left().is_zero() => {
-                Failure::Late(Late::Total)
-            }
-            DialError::Connect(error) => Failure::Connect(error),
-            DialError::Insecure(error) => Failure::Insecure(error),
-            DialError::Unprepared(why) => Failure::Unprepared(why),
-        }
-    }
-
-    fn is_excluded(&self, in_use: &InUse) -> bool {
-        in_use.instance().is_some_and(|it| self.worker.upstream.is_excluded(it))
-    }
-
-    /// Waits until the service may have one more request.
-    ///
-    /// # Errors
-    /// Why it does not come to that.
-    pub(crate) async fn admit(&mut self) -> Result<(), Failure> {
-        let plan = self.plan;
-        let Some(circuit) = plan.table.backend(plan.backend).and_then(|it| it.circuit.as_ref()) else {
-            return Ok(());
-        };
-        let around = (&*self.worker.buffers, self.timer, self.patience_in_line());
-        let waiting = queue::wait(circuit.request(), self.client, around, || {}, || false);
-        let admitted = Box::pin(waiting).await;
-        self.admitted = Some(admitted.map_err(|why| no_turn(why, circuit))?);
-        self.has_waited();
-        Ok(())
-    }
-
-    /// Waits until the service may have one more connection.
-    async fn turn(
-        &mut self,
-        in_use: &InUse,
-        terms: &Connections,
-        circuit: &Arc<Circuit>,
-    ) -> Result<Turn, Failure> {
-        let worker = self.worker;
-        let around = (&*worker.buffers, self.timer, self.patience_in_line());
-        let excluded = || in_use.instance().is_some_and(|it| worker.upstream.is_excluded(it));
-        let turn = in_use.turn(terms, circuit);
-        let waiting = queue::wait(
-            turn,
-            self.client,
-            around,
-            || in_use.make_room(circuit),
-            || in_use.is_cut() || excluded(),
-        );
-        if let Some(race) = &self.race {
-            race.in_line.set(true);
-        }
-        let turn = Box::pin(waiting).await;
-        if let Some(race) = &self.race {
-            race.in_line.set(false);
-        }
-        self.has_waited();
-        turn.map_err(|why| no_turn(why, circuit))
-    }
-
-    /// Waits before the next attempt, for as long as the client is there.
-    ///
-    /// # Errors
-    /// It is gone.
-    pub(crate) async fn pause(&mut self, pause: Duration) -> Result<(), Failure> {
-        let bounds = Bounds { turn: pause, ..self.patience_in_line() };
-        let around = (&*self.worker.buffers, self.timer, bounds);
-        let nothing = std::future::pending::<Result<(), Full>>();
-        let paused = Box::pin(queue::wait(nothing, self.client, around, || {}, || false)).await;
-        self.has_waited();
-        match paused {
-            Err(NoTurn::ClientGone) => Err(Failure::ClientGone),
-            _ => Ok(()),
-        }
-    }
-
-    fn patience_in_line(&self) -> Bounds {
-        let limits = self.worker.limits();
-        Bounds { turn: limits.response_timeout.min(self.left()), ended: limits.client_fin_timeout }
-    }
-
-    /// The time that it waited in line is nobody's fault.
-    fn has_waited(&mut self) {
-        let now = Instant::now();
-        self.patience = upload_patience(self.worker.limits(), now);
-        self.held = self.held.filter(|_| self.client.input.is_none()).map(|_| now);
-        if self.client.ended {
-            self.ended.get_or_insert(now);
-        }
     }
 
     /// Sends the request and waits for the response's head. Passes interim responses on.
@@ -675,7 +474,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The instance can answer from now on: what the client took until now is not its time.
-    fn answers_from(&mut self, now: Instant) {
+    pub(super) fn answers_from(&mut self, now: Instant) {
         self.asked = now;
         self.try_ends = self.times.per_try.map(|it| now + it);
     }
@@ -694,7 +493,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Turns a head into one for the client.
-    fn seen(&mut self, line: &StatusLine, connection: &mut UpstreamConnection) -> Result<Seen, Failure> {
+    pub(super) fn seen(
+        &mut self,
+        line: &StatusLine,
+        connection: &mut UpstreamConnection,
+    ) -> Result<Seen, Failure> {
         let Some(buffer) = &mut connection.input else { return Err(Failure::Refused("no head")) };
         let mut text = self.worker.buffers.text();
         let head = (line, &*self.fields, buffer.unread());
@@ -740,106 +543,9 @@ impl<'a> Exchange<'a> {
         Ok(seen)
     }
 
-    /// Notices that the client is gone, or has ended its side. For that it reads ahead, as far as there is room.
-    pub(super) fn watch_client(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let waits_for_body = !self.uploaded && !self.refused && self.held.is_none();
-        if waits_for_body {
-            return Ok(());
-        }
-        while !self.client.ended {
-            match self.client.poll_input(cx, &self.worker.buffers) {
-                Poll::Ready(Ok(0)) if !self.uploaded && !self.refused => return Err(Failure::ClientShort),
-                Poll::Ready(Ok(0)) => self.ended = Some(Instant::now()),
-                Poll::Ready(Ok(_)) => {
-                    // The body comes although the client asked for a 100 first.
-                    if self.held.take().is_some() {
-                        cx.waker().wake_by_ref();
-                        break;
-                    }
-                }
-                Poll::Ready(Err(_)) => return Err(Failure::ClientGone),
-                Poll::Pending => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Completes when the client is gone or the request's time is over, while its own attempt has failed and copies are under
-    /// way.
-    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        self.uploaded = true;
-        if let Err(gone) = self.watch_client(cx) {
-            return Poll::Ready(gone);
-        }
-        let gone = self.ended.map(|it| it + self.worker.limits().client_fin_timeout);
-        let ends = [(gone, Failure::ClientGone), (self.times.total, Failure::Late(Late::Total))];
-        for (end, failure) in ends {
-            if end.is_some_and(|it| Instant::now() >= it) {
-                return Poll::Ready(failure);
-            }
-        }
-        if let Some(end) = gone.into_iter().chain(self.times.total).min() {
-            self.timer.set(end);
-            while self.timer.poll(cx).is_ready() {
-                if Instant::now() >= end {
-                    return self.poll_end(cx);
-                }
-                self.timer.set(end);
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Completes when a limit has passed.
-    fn poll_time(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let limits = self.worker.limits();
-        let mut next = if self.uploaded || self.refused {
-            self.asked + self.times.first_byte
-        } else if let Some(since) = self.held {
-            since + limits.continue_timeout
-        } else {
-            self.patience.ends()
-        };
-        if let Some(ended) = self.ended {
-            next = next.min(ended + limits.client_fin_timeout);
-        }
-        // The time that a client takes is not the attempt's.
-        let try_ends = self.try_ends.filter(|_| !self.waits_for_client());
-        for end in [self.times.total, try_ends].into_iter().flatten() {
-            next = next.min(end);
-        }
-        self.timer.set(next);
-        self.timer.poll(cx)
-    }
-
-    /// What follows from the time.
-    fn judge(&mut self, now: Instant) -> Option<Result<Seen, Failure>> {
-        let limits = self.worker.limits();
-        if self.ended.is_some_and(|it| now >= it + limits.client_fin_timeout) {
-            return Some(Err(Failure::ClientGone));
-        }
-        if self.times.total.is_some_and(|it| now >= it) {
-            return Some(Err(Failure::Late(Late::Total)));
-        }
-        if self.try_ends.is_some_and(|it| now >= it) && !self.waits_for_client() {
-            return Some(Err(Failure::Late(Late::Try)));
-        }
-        if self.uploaded || self.refused {
-            return (now >= self.asked + self.times.first_byte)
-                .then_some(Err(Failure::Late(Late::FirstByte)));
-        }
-        if let Some(since) = self.held {
-            return (now >= since + limits.continue_timeout).then_some(Ok(Seen::Unheld));
-        }
-        self.patience.over(now).map(|side| match side {
-            Waits::Source => Err(Failure::ClientLate),
-            Waits::Sink => Err(Failure::Late(Late::Upload)),
-        })
-    }
-
     /// Holds a small response back until it is complete, so that an instance that dies in the middle of it costs an
     /// attempt and not the request.
-    async fn hold(&mut self, response: &Response, in_use: &mut InUse) -> Result<(), Failure> {
+    pub(super) async fn hold(&mut self, response: &Response, in_use: &mut InUse) -> Result<(), Failure> {
         let limits = self.worker.limits();
         let small = response.length.filter(|length| (1..=limits.small_answer).contains(length));
         let Some(length) = small.and_then(|it| usize::try_from(it).ok()) else { return Ok(()) };
@@ -871,19 +577,9 @@ impl<'a> Exchange<'a> {
 }
 
 /// What is asked of both sides while a request's body is sent.
-fn upload_patience(limits: &Limits, now: Instant) -> Patience {
+pub(super) fn upload_patience(limits: &Limits, now: Instant) -> Patience {
     let client_sends =
         Demand { silent: limits.body_timeout, rate: limits.min_request_rate, grace: limits.rate_grace };
     let instance_takes = Demand { silent: limits.response_timeout, rate: 0, grace: limits.rate_grace };
     Patience::new(client_sends, instance_takes, now)
-}
-
-fn no_turn(why: NoTurn, circuit: &Circuit) -> Failure {
-    match why {
-        NoTurn::Full if circuit.has_no_line() => Failure::CircuitOpen,
-        NoTurn::Full => Failure::QueueFull,
-        NoTurn::Late => Failure::QueueLate,
-        NoTurn::ClientGone => Failure::ClientGone,
-        NoTurn::Moot => Failure::Excluded,
-    }
 }

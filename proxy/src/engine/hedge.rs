@@ -6,7 +6,6 @@
 //! too much of it. A response of 500 and above to a copy does not count while others are under way.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
@@ -19,9 +18,8 @@ use store::model::Hedge;
 use tokio::time::Instant;
 
 use super::{
-    attempts::site_of,
-    copies::{self, Heard, Terms},
-    exchange::{Exchange, Outcome},
+    copies::{self, Heard, Race, Terms},
+    exchange::{Exchange, Outcome, Seen},
     failure::Failure,
     request::Plan,
     timer::Timer,
@@ -33,15 +31,6 @@ use crate::{
     http1::{BodyLength, Fields},
     instance::Instance,
 };
-
-/// What the copies of a request must know of its own attempt.
-#[derive(Debug, Default)]
-pub(super) struct Race {
-    /// An interim response is being written to the client: no other response may come into it.
-    pub(super) tells: Cell<bool>,
-    /// It waits for a place, which is not the instance's time.
-    pub(super) in_line: Cell<bool>,
-}
 
 /// The hedging of a request, if it may be hedged.
 pub(super) fn of(plan: &Plan) -> Option<&Hedge> {
@@ -116,6 +105,41 @@ pub(super) async fn attempt(
     }
 }
 
+impl Exchange<'_> {
+    /// A copy of the request was sent to another instance, because the first is slow.
+    pub(super) const fn note_hedged(&mut self, copies: u32) {
+        self.hedged |= copies > 0;
+        self.tries += copies;
+    }
+
+    /// Goes on with the response to a copy.
+    ///
+    /// # Errors
+    /// What became of it.
+    pub(super) async fn adopt(
+        &mut self,
+        sent: Heard,
+        fields: Fields,
+        asked: Instant,
+    ) -> Result<Outcome, Failure> {
+        let Heard { line, mut in_use, whole } = sent;
+        *self.fields = fields;
+        self.answers_from(asked);
+        (self.uploaded, self.refused, self.connected, self.adopted) = (whole, !whole, None, true);
+        let connection = in_use.connection().ok_or(Failure::Excluded)?;
+        match self.seen(&line, connection)? {
+            Seen::Final(response, text) => {
+                self.hold(&response, &mut in_use).await?;
+                Ok(Outcome::Response(response, text, in_use))
+            }
+            // `copies` does not return these.
+            Seen::Switch(_) | Seen::Interim(..) | Seen::Unheld => {
+                Err(Failure::Refused("an interim response"))
+            }
+        }
+    }
+}
+
 /// A copy with a response.
 #[derive(Debug)]
 struct Won {
@@ -161,7 +185,7 @@ impl<'a> Copies<'a> {
             left: hedge.most,
             sent: 0,
             asked,
-            site: site_of(first).to_owned(),
+            site: first.site().to_owned(),
             race: Rc::default(),
             timer: worker.wheel.timer(),
             worker,
@@ -232,7 +256,7 @@ impl<'a> Copies<'a> {
         // One that is down or ejected is only the last resort of a request that has no other.
         let serves = |it: &Picked| {
             let instance = it.in_flight.instance();
-            instance.vitals.condition(now) == Condition::Fit && site_of(instance) == self.site
+            instance.vitals.condition(now) == Condition::Fit && instance.site() == self.site
         };
         let Some(picked) = picked.filter(serves) else { return };
         let circuit = plan.table.backend(plan.backend).and_then(|it| it.circuit.as_ref());

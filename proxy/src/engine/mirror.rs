@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     answer::{TRAILERS, keep_alive_timeout},
     copies::{self, Heard, Terms},
+    exchange::Exchange,
     pump::release,
     reading::poll_input,
     timer::Timer,
@@ -28,7 +29,7 @@ use crate::{
     balance::{attempts::Attempts, stands_for_site, view::PickContext},
     health::{Outcome, Sent},
     http1::{
-        BodyLength, ChunkedDecoder, Fields, StatusLine, announces_forbidden_body, connection_options,
+        BodyLength, ChunkedDecoder, Fields, Method, StatusLine, announces_forbidden_body, connection_options,
         response_body,
     },
 };
@@ -40,18 +41,41 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// What is mirrored.
 #[derive(Debug)]
-pub(super) struct Copy {
-    pub(super) terms: Terms,
+struct Copy {
+    terms: Terms,
     /// A hash of what is asked for, and one of what decides about the instance.
-    pub(super) target: u64,
-    pub(super) key: Option<u64>,
-    pub(super) is_head: bool,
+    target: u64,
+    key: Option<u64>,
+    is_head: bool,
     /// The request.
-    pub(super) text: Vec<u8>,
+    text: Vec<u8>,
+}
+
+impl Exchange<'_> {
+    /// Sends a copy to the mirror, if there is one and the request was kept as a whole.
+    pub(super) fn mirror(&mut self) {
+        let Some(backend) = self.mirror.take() else { return };
+        let place = self.worker.place_for_copy().filter(|_| self.replayable());
+        let Some(place) = place else {
+            self.worker.metrics().mirrors_dropped.increment();
+            return;
+        };
+        let mut text = self.worker.buffers.text();
+        text.extend_from_slice(self.upload.text());
+        let copy = Copy {
+            terms: self.terms_of_copies(backend),
+            target: self.plan.target,
+            key: self.plan.key,
+            is_head: self.plan.asked.method == Method::Head,
+            text,
+        };
+        send(self.worker, copy, place);
+        self.mirrored = true;
+    }
 }
 
 /// Sends a copy in the background.
-pub(super) fn send(worker: &Rc<Worker>, mut copy: Copy, place: PlaceForCopy) {
+fn send(worker: &Rc<Worker>, mut copy: Copy, place: PlaceForCopy) {
     copy.terms.first_byte = copy.terms.first_byte.min(LONGEST);
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
