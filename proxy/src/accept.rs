@@ -39,6 +39,8 @@ use crate::{config::Error, listen::Bound, metrics::Metrics};
 
 /// How long to wait when the process is out of file descriptors or memory. Trying again at once would spin.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait before a listener is opened again that could not be opened.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// A client's connection that was accepted.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub(crate) struct Entrance(Arc<Closing>);
 #[derive(Debug)]
 struct Closing {
     begun: AtomicBool,
+    /// Listeners for TLS may open.
+    opens: AtomicBool,
     /// Wakes a worker that accepts by itself.
     alone: AtomicWaker,
     /// Wakes the thread.
@@ -73,6 +77,16 @@ impl Entrance {
     /// from [`Arrivals::next`] after it.
     pub(crate) fn close(&self) {
         self.0.begun.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Opens the listeners that were shut because there was no certificate.
+    pub(crate) fn open(&self) {
+        self.0.opens.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.0.alone.wake();
         if let Some(thread) = &self.0.thread {
             let _ = rustix::io::write(thread, &1_u64.to_ne_bytes());
@@ -106,8 +120,10 @@ pub(crate) fn start(
     places: &Arc<Places>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Entrance, Vec<Door>), Error> {
-    let closing =
-        |thread| Arc::new(Closing { begun: AtomicBool::new(false), alone: AtomicWaker::new(), thread });
+    let closing = |thread| {
+        let (begun, opens) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Closing { begun, opens, alone: AtomicWaker::new(), thread })
+    };
     if workers <= 1 {
         let closing = closing(None);
         let from = From::Sockets { bound, closing: Arc::clone(&closing), places: Arc::clone(places) };

@@ -28,7 +28,7 @@ struct Workers {
 impl Workers {
     fn start(workers: usize, listener: Listener, most: usize, most_per_client: usize) -> Self {
         let metrics: Arc<Metrics> = Arc::default();
-        let bound = open(&[listener], Duration::ZERO).unwrap();
+        let bound = open(&[listener], Duration::ZERO, true).unwrap();
         let address = bound[0].address;
         let places = Places::new(most, most_per_client, workers, Arc::clone(&metrics));
         let (entrance, doors) = start(bound, workers, &places, &metrics).unwrap();
@@ -138,7 +138,7 @@ fn a_worker_that_is_stuck_delays_no_connection() {
 fn connections_that_the_system_has_completed_are_served_at_the_end() {
     for workers in [1, 2] {
         let metrics: Arc<Metrics> = Arc::default();
-        let bound = open(&[Listener::plain("127.0.0.1:0".parse().unwrap())], Duration::ZERO).unwrap();
+        let bound = open(&[Listener::plain("127.0.0.1:0".parse().unwrap())], Duration::ZERO, true).unwrap();
         let address = bound[0].address;
         let places = Places::new(1000, 1000, workers, Arc::clone(&metrics));
         // Nobody accepts yet.
@@ -191,7 +191,7 @@ fn connections_over_a_limit_are_answered_and_closed() {
 #[test]
 fn a_connection_has_the_address_it_was_sent_to() {
     for (listen, local) in [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.2")] {
-        let bound = open(&[Listener::plain(listen.parse().unwrap())], Duration::ZERO).unwrap();
+        let bound = open(&[Listener::plain(listen.parse().unwrap())], Duration::ZERO, true).unwrap();
         let port = bound[0].address.port();
         let client = TcpStream::connect((local, port)).unwrap();
         let accepted = accept(&bound[0], 0, &Places::new(1, 1, 1, Arc::default())).unwrap().unwrap();

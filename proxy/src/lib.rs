@@ -152,7 +152,7 @@ pub struct InstanceStatus {
 /// When there is no address, or one cannot be listened on; the message names it.
 pub fn bind(config: Config, handle: Handle) -> Result<Proxy, Error> {
     let workers = config.workers.max(1);
-    let bound = listen::open(&config.listeners, config.limits.tcp_keepalive)?;
+    let bound = listen::open(&config.listeners, config.limits.tcp_keepalive, config.tls.is_set())?;
     let addresses = bound.iter().map(|it| it.address).collect();
     let shared = Shared::new(config, handle, addresses, workers);
     Ok(Proxy { shared, bound, dialer: None })
@@ -205,14 +205,24 @@ impl Proxy {
         // Done before the first connection, so that a node with a snapshot serves from it at once.
         let _ = follow_snapshot(&shared);
         let count = shared.config.workers.max(1);
+        let shut: Vec<_> = self.bound.iter().filter(|it| it.shut).map(|it| it.address.to_string()).collect();
+        if !shut.is_empty() {
+            let addresses = shut.join(", ");
+            tracing::warn!(addresses, "listeners for TLS stay shut until there is a certificate");
+        }
         let (entrance, doors) = accept::start(self.bound, count, &shared.places, &shared.metrics)?;
         let mut workers = FuturesUnordered::new();
         for (number, door) in doors.into_iter().enumerate() {
             workers.push(start(&shared, number, door)?);
         }
         let shutdown = shutdown(&shared, &entrance);
+        let opening = async {
+            shared.config.tls.until_set().await;
+            entrance.open();
+        };
         let watching = async {
             tokio::join!(
+                opening,
                 follow_snapshots(&shared),
                 follow_discovery(&shared),
                 send_receipts(&shared),
@@ -441,6 +451,18 @@ impl ProxyHandle {
     #[must_use]
     pub fn unready(&self) -> Option<&'static str> {
         self.shared.unready()
+    }
+
+    /// Replaces the texts of the gateway's own answers, see [`Answers::replace`].
+    ///
+    /// # Errors
+    /// Which file cannot be used, by its key in the configuration, and why; all stay as they are then.
+    pub fn replace_answers(
+        &self,
+        problem: Option<&[u8]>,
+        page: Option<&[u8]>,
+    ) -> Result<(), (&'static str, TemplateError)> {
+        self.shared.answers.replace(problem, page)
     }
 
     /// Its access log, to open its file again; `None` if it has none.

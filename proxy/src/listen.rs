@@ -2,7 +2,8 @@
 //!
 //! [`open`] opens one per address, however many workers there are: `accept` says how connections reach them. One socket
 //! is what can be handed to another process at an upgrade, and no connection is lost in the queue of a socket that closes.
-//! What accepted sockets need is set here once, because Linux copies it to them: `TCP_NODELAY`, without which a small
+//! A listener for TLS has its port from the start and is shut until there is a certificate: until then connections are
+//! refused, so that a balancer in front takes another gateway. What accepted sockets need is set here once, because Linux copies it to them: `TCP_NODELAY`, without which a small
 //! response waits for the client's acknowledgement of the one before, and keep-alive.
 //!
 //! `TCP_DEFER_ACCEPT` is not set. With it the system would hold back connections whose client has sent nothing yet, and those
@@ -33,6 +34,8 @@ pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
     /// Clients speak TLS.
     pub(crate) tls: bool,
+    /// It has its port and does not listen yet.
+    pub(crate) shut: bool,
     /// The peers that stand for many clients.
     pub(crate) trusted: crate::config::Networks,
     /// The socket.
@@ -40,11 +43,15 @@ pub(crate) struct Bound {
 }
 
 /// Opens every listener. Port 0 takes a free port. `keepalive` is the time without a packet after which the system asks
-/// whether the client is still there; zero is never.
+/// whether the client is still there; zero is never. Listeners for TLS stay shut if `tls_is_set` is false.
 ///
 /// # Errors
 /// The first address that cannot be listened on, as one whose port another program has, or that there is none.
-pub(crate) fn open(listeners: &[Listener], keepalive: Duration) -> Result<Vec<Bound>, Error> {
+pub(crate) fn open(
+    listeners: &[Listener],
+    keepalive: Duration,
+    tls_is_set: bool,
+) -> Result<Vec<Bound>, Error> {
     if listeners.is_empty() {
         return Err(Error::NoAddress);
     }
@@ -53,12 +60,47 @@ pub(crate) fn open(listeners: &[Listener], keepalive: Duration) -> Result<Vec<Bo
         let socket = shared_socket(listener.address, keepalive).map_err(fail)?;
         let address = socket.local_addr().map_err(fail)?;
         let trusted = listener.trusted_networks.clone();
-        Ok(Bound { number, address, tls: listener.tls, trusted, socket })
+        let mut bound = Bound { number, address, tls: listener.tls, shut: true, trusted, socket };
+        if tls_is_set || !listener.tls {
+            bound.listen().map_err(fail)?;
+        }
+        Ok(bound)
     };
     listeners.iter().enumerate().map(open).collect()
 }
 
-/// The socket that all workers share. Without `SO_REUSEPORT` a port that another program has is an error, even if that one
+impl Bound {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// That of the system, as when another program listens at the port by now.
+    pub(crate) fn listen(&mut self) -> io::Result<()> {
+        rustix::net::listen(&self.socket, BACKLOG)?;
+        self.shut = false;
+        Ok(())
+    }
+}
+
+/// Begins to listen at sockets that were shut; those where it cannot yet, which the log names, stay in `shut`.
+pub(crate) fn open_shut(shut: &mut Vec<Bound>) -> Vec<Bound> {
+    let mut opened = Vec::new();
+    for mut bound in std::mem::take(shut) {
+        let address = bound.address;
+        match bound.listen() {
+            Ok(()) => {
+                tracing::info!(%address, "there is a certificate: the listener for TLS is open");
+                opened.push(bound);
+            }
+            Err(error) => {
+                tracing::error!(%address, %error, "cannot open the listener for TLS, trying again");
+                shut.push(bound);
+            }
+        }
+    }
+    opened
+}
+
+/// The socket that all workers share, bound. Without `SO_REUSEPORT` a port that another program has is an error, even if that one
 /// would share it.
 fn shared_socket(address: SocketAddr, keepalive: Duration) -> io::Result<std::net::TcpListener> {
     let socket = socket(address)?;
@@ -67,7 +109,6 @@ fn shared_socket(address: SocketAddr, keepalive: Duration) -> io::Result<std::ne
     keep_alive(&socket, keepalive)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -107,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_accepted_socket_has_the_options_of_its_listener() {
-        let bound = super::open(&[here()], Duration::from_secs(77)).unwrap();
+        let bound = super::open(&[here()], Duration::from_secs(77), false).unwrap();
         let _client = TcpStream::connect(bound[0].address).unwrap();
         bound[0].socket.set_nonblocking(false).unwrap();
         let (accepted, _) = bound[0].socket.accept().unwrap();
@@ -115,15 +156,15 @@ mod tests {
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_notsent_lowat().unwrap(), super::UNSENT);
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
-        let without = super::open(&[here()], Duration::ZERO).unwrap();
+        let without = super::open(&[here()], Duration::ZERO, false).unwrap();
         assert!(!SockRef::from(&without[0].socket).keepalive().unwrap());
     }
 
     #[test]
     fn a_port_that_is_taken_is_an_error_that_names_it() {
-        let taken = super::open(&[here()], Duration::ZERO).unwrap();
+        let taken = super::open(&[here()], Duration::ZERO, false).unwrap();
         let again = Listener::plain(taken[0].address);
-        let error = super::open(std::slice::from_ref(&again), Duration::ZERO).unwrap_err().to_string();
+        let error = super::open(std::slice::from_ref(&again), Duration::ZERO, false).unwrap_err().to_string();
         assert!(error.contains(&again.address.to_string()), "{error}");
         drop(taken);
         // Also one whose owner would share it.
@@ -132,17 +173,31 @@ mod tests {
         owner.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
         owner.listen(1).unwrap();
         let shared = owner.local_addr().unwrap().as_socket().unwrap();
-        let error = super::open(&[Listener::plain(shared)], Duration::ZERO).unwrap_err().to_string();
+        let error = super::open(&[Listener::plain(shared)], Duration::ZERO, false).unwrap_err().to_string();
         assert!(error.contains(&shared.to_string()), "{error}");
-        assert!(matches!(super::open(&[], Duration::ZERO), Err(Error::NoAddress)));
+        assert!(matches!(super::open(&[], Duration::ZERO, false), Err(Error::NoAddress)));
+    }
+
+    #[test]
+    fn a_listener_for_tls_is_shut_until_there_is_a_certificate() {
+        let tls = Listener::tls("127.0.0.1:0".parse().unwrap());
+        let mut shut = super::open(&[here(), tls.clone()], Duration::ZERO, false).unwrap();
+        assert_eq!(shut.iter().map(|it| it.shut).collect::<Vec<_>>(), [false, true]);
+        let address = shut[1].address;
+        assert!(TcpStream::connect(shut[0].address).is_ok() && TcpStream::connect(address).is_err());
+        let mut waiting = vec![shut.remove(1)];
+        assert_eq!(super::open_shut(&mut waiting).len(), 1);
+        assert!(waiting.is_empty(), "it is open");
+        assert!(!super::open(&[tls], Duration::ZERO, true).unwrap()[0].shut);
     }
 
     #[test]
     fn ipv6_and_ipv4_stand_side_by_side() {
-        let Ok(six) = super::open(&[Listener::plain("[::]:0".parse().unwrap())], Duration::ZERO) else {
+        let Ok(six) = super::open(&[Listener::plain("[::]:0".parse().unwrap())], Duration::ZERO, false)
+        else {
             return; // A machine without IPv6.
         };
         let four = format!("0.0.0.0:{}", six[0].address.port()).parse().unwrap();
-        assert!(super::open(&[Listener::plain(four)], Duration::ZERO).is_ok());
+        assert!(super::open(&[Listener::plain(four)], Duration::ZERO, false).is_ok());
     }
 }

@@ -10,8 +10,8 @@ use std::{
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use super::{Accepted, Closing, PAUSE, Places, accept, is_of_one_connection};
-use crate::listen::Bound;
+use super::{Accepted, Closing, OPEN_AGAIN, PAUSE, Places, accept, is_of_one_connection};
+use crate::listen::{Bound, open_shut};
 
 /// A bound listener, as the runtime watches it.
 #[derive(Debug)]
@@ -23,9 +23,16 @@ impl AsRawFd for Watched {
     }
 }
 
+#[expect(deprecated, reason = "what replaces it is unsafe; the descriptor of a `Watched` never changes")]
+fn watched(bound: Bound) -> io::Result<AsyncFd<Watched>> {
+    AsyncFd::new(Watched(bound))
+}
+
 #[derive(Debug)]
 pub(super) struct Alone {
     listeners: Vec<AsyncFd<Watched>>,
+    /// Those that are not open yet.
+    shut: Vec<Bound>,
     /// The listener that is asked first, so that a busy one does not hold off the others.
     turn: usize,
     closing: Arc<Closing>,
@@ -33,10 +40,31 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    #[expect(deprecated, reason = "what replaces it is unsafe; the descriptor of a `Watched` never changes")]
     pub(super) fn new(bound: Vec<Bound>, closing: Arc<Closing>, places: Arc<Places>) -> io::Result<Self> {
-        let listeners: io::Result<_> = bound.into_iter().map(|it| AsyncFd::new(Watched(it))).collect();
-        Ok(Self { listeners: listeners?, turn: 0, closing, places })
+        let (shut, bound): (Vec<_>, Vec<_>) = bound.into_iter().partition(|it| it.shut);
+        let listeners: io::Result<_> = bound.into_iter().map(watched).collect();
+        Ok(Self { listeners: listeners?, shut, turn: 0, closing, places })
+    }
+
+    /// Opens those that were shut, once there is a certificate.
+    fn open(&mut self, cx: &mut Context<'_>) {
+        if self.shut.is_empty() || !self.closing.opens.load(Ordering::SeqCst) {
+            return;
+        }
+        for bound in open_shut(&mut self.shut) {
+            let address = bound.address;
+            match watched(bound) {
+                Ok(watched) => self.listeners.push(watched),
+                Err(error) => tracing::error!(%address, %error, "cannot watch the listener for TLS"),
+            }
+        }
+        if !self.shut.is_empty() {
+            let waker = cx.waker().clone();
+            drop(tokio::spawn(async move {
+                tokio::time::sleep(OPEN_AGAIN).await;
+                waker.wake();
+            }));
+        }
     }
 
     pub(super) async fn next(&mut self) -> Option<Accepted> {
@@ -56,6 +84,7 @@ impl Alone {
         if self.closing.begun.load(Ordering::SeqCst) {
             return Poll::Ready(Ok(self.last()));
         }
+        self.open(cx);
         let listeners = self.listeners.len();
         for turn in self.turn..self.turn + listeners {
             let Some(listener) = self.listeners.get(turn % listeners) else { continue };

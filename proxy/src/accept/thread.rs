@@ -18,8 +18,13 @@ use rustix::{
 use store::vital;
 use tokio::time::Instant;
 
-use super::{Accepted, Closing, Inbox, PAUSE, Places, accept, inbox::PATIENCE, is_of_one_connection};
-use crate::{listen::Bound, metrics::Metrics};
+use super::{
+    Accepted, Closing, Inbox, OPEN_AGAIN, PAUSE, Places, accept, inbox::PATIENCE, is_of_one_connection,
+};
+use crate::{
+    listen::{Bound, open_shut},
+    metrics::Metrics,
+};
 
 /// Connections accepted from one socket before the others are looked at.
 const ROUND: usize = 64;
@@ -47,13 +52,19 @@ pub(super) fn start(
 }
 
 fn run(bound: Vec<Bound>, mut hand: Hand, closing: &Closing) {
-    let mut pause = None;
+    let (mut shut, mut bound): (Vec<_>, Vec<_>) = bound.into_iter().partition(|it| it.shut);
+    let (mut pause, mut opens) = (None, None);
     while !closing.begun.load(Ordering::SeqCst) {
         let now = Instant::now();
+        if !shut.is_empty() && closing.opens.load(Ordering::SeqCst) && opens.is_none_or(|at| at <= now) {
+            bound.extend(open_shut(&mut shut));
+            opens = (!shut.is_empty()).then(|| now + OPEN_AGAIN);
+        }
         pause = pause.filter(|until| *until > now);
         // While a connection found no room, further ones wait in the queues of the sockets.
         let accepting = pause.is_none() && hand.left.is_empty();
-        let ready = wait(&bound, accepting, closing, hand.due(now).into_iter().chain(pause).min(), now);
+        let ready =
+            wait(&bound, accepting, closing, hand.due(now).into_iter().chain(pause).chain(opens).min(), now);
         hand.offer_left();
         hand.pass_on(Instant::now());
         for bound in ready {
@@ -84,6 +95,9 @@ fn wait<'b>(
     let timeout = until.and_then(|until| Timespec::try_from(until.duration_since(now)).ok());
     // An error, as a signal that came, is as if nothing had.
     let _ = poll(&mut fds, timeout.as_ref());
+    if let Some(thread) = &closing.thread {
+        let _ = rustix::io::read(thread, &mut [0_u8; 8]);
+    }
     let ready = sockets.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
     ready.map(|(bound, _)| bound).collect()
 }

@@ -24,11 +24,16 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\
 
 /// A certificate for `web.example.com`, and a client that trusts it.
 fn certificate() -> (ServerTls, TlsConnector) {
+    let (settings, connector) = issued();
+    let tls = ServerTls::default();
+    tls.set(&settings).unwrap();
+    (tls, connector)
+}
+
+fn issued() -> (ServerSettings, TlsConnector) {
     let issued = rcgen::generate_simple_self_signed(vec!["web.example.com".into()]).unwrap();
     let (chain, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
     let identity = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
-    let tls = ServerTls::default();
-    tls.set(&ServerSettings::new(vec![identity])).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(issued.cert.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -37,7 +42,7 @@ fn certificate() -> (ServerTls, TlsConnector) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    (tls, TlsConnector::from(Arc::new(client)))
+    (ServerSettings::new(vec![identity]), TlsConnector::from(Arc::new(client)))
 }
 
 fn listening(change: impl FnOnce(&mut Listener)) -> Config {
@@ -75,6 +80,27 @@ async fn a_listener_speaks_tls_and_the_instance_is_told() {
     let plain = said_plainly(&world, GET.as_bytes()).await;
     assert!(!plain.starts_with("HTTP/"), "{plain}");
     eventually("it is counted", || world.metrics().tls_failures.get() == 1).await;
+}
+
+#[tokio::test]
+async fn a_listener_for_tls_opens_when_its_certificate_comes() {
+    let web = Instance::new("web-1").await;
+    for workers in [1, 2] {
+        let (settings, connector) = issued();
+        let tls = ServerTls::default();
+        let mut config = Config { tls: tls.clone(), workers, ..alone(|_| {}) };
+        config.listeners.push(Listener::tls("127.0.0.1:0".parse().unwrap()));
+        let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+        let secure = world.proxy.local_addrs()[1];
+        assert!(TcpStream::connect(secure).await.is_err(), "there is no certificate");
+        assert_eq!(world.get("/").await.0, 200, "the rest serves");
+        tls.set(&settings).unwrap();
+        eventually("it is open", || std::net::TcpStream::connect(secure).is_ok()).await;
+        let name = ServerName::try_from("web.example.com").unwrap();
+        let stream = connector.connect(name, TcpStream::connect(secure).await.unwrap()).await.unwrap();
+        let said = said(stream, GET.as_bytes()).await;
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+    }
 }
 
 async fn said_plainly(world: &World, sent: &[u8]) -> String {

@@ -14,6 +14,7 @@ use rustls::{
         WebPkiClientVerifier, danger::ClientCertVerifier,
     },
 };
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::{HTTP_1_1, Identity, Version, names::Names, provider, roots};
@@ -135,13 +136,16 @@ impl Resumption {
     }
 }
 
-/// What a gateway shows to clients; clones share it. Empty until [`ServerTls::set`]: until then no handshake succeeds.
+/// What a gateway shows to clients; clones share it. Empty until [`ServerTls::set`]: until then the
+/// listeners are shut.
 #[derive(Clone, Default)]
 pub struct ServerTls(Arc<State>);
 
 #[derive(Default)]
 struct State {
     config: ArcSwapOption<ServerConfig>,
+    /// True once there is a certificate.
+    there: watch::Sender<bool>,
     resumption: Mutex<Option<Resumption>>,
 }
 
@@ -167,6 +171,7 @@ impl ServerTls {
         let config = settings.config(&fitting)?;
         *resumption = Some(fitting);
         self.0.config.store(Some(Arc::new(config)));
+        self.0.there.send_replace(true);
         Ok(())
     }
 
@@ -174,6 +179,12 @@ impl ServerTls {
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.0.config.load().is_some()
+    }
+
+    /// Completes once there is a certificate.
+    pub(crate) async fn until_set(&self) {
+        // The sender is in this value.
+        let _ = self.0.there.subscribe().wait_for(|there| *there).await;
     }
 
     /// What performs the handshake with one client; `None` until there is a certificate.
