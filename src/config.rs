@@ -23,7 +23,7 @@ use std::{
 use store::model::{InputError, InputErrors, read::Reader, tree::Node};
 
 pub use self::settings::{
-    Config, Control, Embedded, GeoIp, Guard, Join, NodeEngine, Proxy, Store, Telemetry,
+    AnswerFiles, Config, Control, Embedded, GeoIp, Guard, Join, NodeEngine, Proxy, Store, Telemetry,
 };
 use crate::{
     reread::{Content, FileInUse},

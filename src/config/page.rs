@@ -68,6 +68,8 @@ fn with_files(text: &str, files: &Path) -> String {
         write(key, made.signing_key.serialize_pem().as_bytes());
     }
     write("city.mmdb", include_bytes!("../../store/src/geo/test.mmdb"));
+    write("problem.json", b"{\"error\": \"{{reason}}\", \"status\": {{status}}}");
+    write("error.html", b"<h1>{{title}}</h1>\n<p>{{detail}}.</p>");
     write("cookie", b"e5e973e5a6b2a43f48e7dc849e37bfcf\n");
     for token in ["operator", "node", "prober", "metrics", "site"] {
         write(token, b"0123456789abcdef\n");

@@ -16,10 +16,13 @@ use store::model::{
 };
 
 use super::{
-    settings::Proxy,
+    settings::{AnswerFiles, Proxy},
     values::{MAX, address, authorities, cpus, file, name, path, span},
 };
-use crate::certificate::gateway::{AskedClients, Entry, GatewayCertificates};
+use crate::{
+    certificate::gateway::{AskedClients, Entry, GatewayCertificates},
+    small_file,
+};
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const A_CERTIFICATE: &str = "[[proxy.certificates]] with `certificate = \"FILE\"` and `key = \"FILE\"`";
@@ -59,7 +62,40 @@ pub(super) fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
         shutdown_deadline: fields.or("shutdown_deadline", Duration::from_secs(30), span),
         limits: limits.unwrap_or_default(),
         access_log: fields.get("access_log").and_then(|at| access_log(&at.fields()?)),
+        answers: fields.get("answers").and_then(|at| at.fields()).map(|it| answers(&it)).unwrap_or_default(),
     })
+}
+
+/// The files that replace the texts of the gateway's own answers. They are read here, so that one that cannot be used is an
+/// error of its line.
+fn answers(fields: &Fields<'_>) -> AnswerFiles {
+    AnswerFiles {
+        problem: fields.optional("problem_file", |it| {
+            template(&it, |file| proxy::Answers::default().replace(Some(file), None))
+        }),
+        page: fields.optional("page_file", |it| {
+            template(&it, |file| proxy::Answers::default().replace(None, Some(file)))
+        }),
+    }
+}
+
+fn template(
+    at: &Reader<'_>,
+    check: impl Fn(&[u8]) -> Result<(), (&'static str, proxy::TemplateError)>,
+) -> Option<PathBuf> {
+    let path = path(at)?;
+    match small_file::read(&path, proxy::Answers::MAX_FILE) {
+        Err(error) => at.error(error.to_string(), "a file of at most 64 KiB that this user may read"),
+        Ok(file) => {
+            if let Err((_, error)) = check(&file) {
+                at.error(
+                    format!("{}: {error}", path.display()),
+                    "a file as docs/configuration.md describes it",
+                );
+            }
+        }
+    }
+    Some(path)
 }
 
 /// The access log.

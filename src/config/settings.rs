@@ -162,6 +162,17 @@ pub struct Proxy {
     pub limits: proxy::Limits,
     /// Its access log; none if it is absent.
     pub access_log: Option<proxy::AccessLog>,
+    /// What replaces the texts of its own answers.
+    pub answers: AnswerFiles,
+}
+
+/// Files that replace the texts of the gateway's own answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnswerFiles {
+    /// The problem details, for programs.
+    pub problem: Option<PathBuf>,
+    /// The page, for people.
+    pub page: Option<PathBuf>,
 }
 
 impl Proxy {

@@ -44,6 +44,37 @@ fn every_error_is_reported_with_its_line() {
 }
 
 #[test]
+fn a_text_of_an_answer_that_cannot_be_used_is_an_error_of_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (list, page) = (file("list.json", "[\"{{reason}}\"]"), file("page.html", "<p>\n{{cause}}"));
+    let large = file("large.html", &"x".repeat(65_537));
+    let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[proxy]\ncluster = \"c\"\n\
+                [proxy.answers]\n";
+    let said = errors_of(&format!("{node}problem_file = \"{list}\"\npage_file = \"{page}\"\n"));
+    for part in [
+        "node.toml:9: proxy.answers.problem_file: ",
+        "list.json: with its placeholders filled in it is not a JSON object",
+        "node.toml:10: proxy.answers.page_file: ",
+        "page.html: line 2: {{cause}} is not known",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said = errors_of(&format!("{node}problem_file = \"/nowhere.json\"\npage_file = \"{large}\"\n"));
+    assert!(
+        said.contains("/nowhere.json: No such file") && said.contains("larger than 65536 octets"),
+        "{said}"
+    );
+    let config =
+        Config::parse("node.toml", &format!("{node}page_file = \"{}\"\n", file("p.html", "{{title}}")));
+    assert!(config.unwrap().proxy.unwrap().answers.page.is_some());
+}
+
+#[test]
 fn a_file_that_is_no_geoip_database_is_an_error() {
     let node = "node = \"n\"\nsite = \"s\"\ndata_dir = \"/d\"\n[store]\nengine = \"embedded\"\n[dns]\n";
     let said = errors_of(&format!("{node}geoip = \"Cargo.toml\"\n"));

@@ -7,7 +7,7 @@ use store::geo::Geo;
 use tokio::sync::watch;
 
 use crate::{
-    config::GeoIp,
+    config::{AnswerFiles, GeoIp},
     reread::{Content, FileInUse, Files, Outcome as Reread, Part, Signature},
     small_file,
 };
@@ -101,4 +101,68 @@ pub(super) fn access_log_part(log: Arc<proxy::LogWriter>) -> Part {
         (Some(path), Ok(())) => Reread::Reread(path.display().to_string()),
         (Some(path), Err(error)) => Reread::Kept(format!("{}: {error}", path.display())),
     })
+}
+
+/// Reads the files that replace the texts of the gateway's own answers, the first time and again; `None` if there is none.
+pub(super) fn answers_part(files: &AnswerFiles, gateway: proxy::ProxyHandle) -> Option<Part> {
+    let has_problem = files.problem.is_some();
+    let paths: Vec<_> = files.problem.iter().chain(&files.page).cloned().collect();
+    if paths.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = paths.iter().map(|it| it.display().to_string()).collect();
+    let files = Files::new(paths, proxy::Answers::MAX_FILE);
+    Some(Part::of_files("[proxy.answers]", files, None, move |contents| {
+        let (problem, page) = match (has_problem, contents) {
+            (true, [problem, rest @ ..]) => (Some(problem.as_slice()), rest.first()),
+            (_, rest) => (None, rest.first()),
+        };
+        let replaced = gateway.replace_answers(problem, page.map(Vec::as_slice));
+        replaced.map_err(|(key, error)| format!("{key}: {error}"))?;
+        Ok(names.join(", "))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use store::handle::{Clock, channel};
+
+    use super::*;
+
+    fn gateway() -> proxy::ProxyHandle {
+        let config = proxy::Config {
+            cluster: "main".parse().unwrap(),
+            site: "bj".parse().unwrap(),
+            node: "gw".to_owned(),
+            boot: "boot".to_owned(),
+            folder: std::path::PathBuf::new(),
+            listeners: vec![proxy::Listener::plain("127.0.0.1:0".parse().unwrap())],
+            tls: proxy::tls::ServerTls::default(),
+            workers: 1,
+            lameduck: std::time::Duration::ZERO,
+            shutdown_deadline: std::time::Duration::ZERO,
+            limits: proxy::Limits::default(),
+        };
+        proxy::bind(config, channel(Clock::default(), std::time::Duration::ZERO).0).unwrap().handle()
+    }
+
+    #[test]
+    fn texts_of_answers_are_read_again_and_kept_if_they_cannot_be_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let (problem, page) = (folder.path().join("problem.json"), folder.path().join("page.html"));
+        let files = AnswerFiles { problem: Some(problem.clone()), page: Some(page.clone()) };
+        assert!(answers_part(&AnswerFiles::default(), gateway()).is_none());
+        std::fs::write(&problem, "{\"error\": \"{{reason}}\"}").unwrap();
+        std::fs::write(&page, "{{title}}").unwrap();
+        let part = answers_part(&files, gateway()).unwrap();
+        assert!(matches!(part.read_here(), Reread::Reread(_)));
+        assert_eq!(part.read_here(), Reread::Unchanged);
+        std::fs::write(&page, "{{title").unwrap();
+        let Reread::Kept(why) = part.read_here() else { panic!("it cannot be used") };
+        assert_eq!(why, "page_file: line 1: {{ without }} behind it on the same line");
+        std::fs::write(&page, "{{detail}}").unwrap();
+        assert!(matches!(part.read_here(), Reread::Reread(_)));
+        let page_alone = AnswerFiles { problem: None, ..files };
+        assert!(matches!(answers_part(&page_alone, gateway()).unwrap().read_here(), Reread::Reread(_)));
+    }
 }

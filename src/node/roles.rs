@@ -18,7 +18,7 @@ use super::{
     error::NodeError,
     listeners::Listeners,
     parts::Node,
-    rereads::{access_log_part, authorities_part, cookie_part, zones_part},
+    rereads::{access_log_part, answers_part, authorities_part, cookie_part, zones_part},
     serve::doubts,
 };
 use crate::{
@@ -144,6 +144,10 @@ impl Node {
                 self.rereads.extend([access_log_part(log)]);
             }
             let running = gateway.handle();
+            if let Some(part) = answers_part(&proxy.answers, running.clone()) {
+                part.read_now();
+                self.rereads.extend([part]);
+            }
             self.sources.push(running.metrics());
             self.gateway = Some((running, proxy.lameduck + proxy.shutdown_deadline));
             self.spawn("the gateway", async move { gateway.run().await.map_err(Into::into) });
