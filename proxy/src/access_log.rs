@@ -9,7 +9,7 @@
 //! it takes to copy its texts ([`record`]); the queue is touched once per 32 KiB.
 //!
 //! What could be a secret is not there to be logged: no `Authorization`, no `Cookie`. A query may hold one, so its values
-//! can be left out ([`LoggedQuery`]).
+//! are left out, also of the page that a request came from, unless they are asked for ([`LoggedQuery`]).
 
 mod record;
 mod writer;
@@ -61,10 +61,10 @@ pub enum LogTarget {
 /// What the access log has of the query of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoggedQuery {
-    /// All of it, as it was sent.
-    #[default]
+    /// All of it, as it was sent: also tokens that are in it.
     Whole,
     /// The names, with `*` for each value.
+    #[default]
     Names,
     /// Nothing.
     Off,
@@ -79,7 +79,7 @@ impl AccessLog {
     /// Every request, to this target, with at most 4 MiB that wait.
     #[must_use]
     pub const fn to(target: LogTarget) -> Self {
-        Self { target, sample: Self::ALL, query: LoggedQuery::Whole, buffer: 4 * 1024 * 1024 }
+        Self { target, sample: Self::ALL, query: LoggedQuery::Names, buffer: 4 * 1024 * 1024 }
     }
 
     /// Buffers in the queue.

@@ -11,7 +11,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod arrival;
-mod asked;
+pub(crate) mod asked;
 mod attempts;
 pub(crate) mod buffer;
 pub(crate) mod client;
@@ -32,7 +32,7 @@ mod queue;
 mod reach;
 mod reading;
 mod relay;
-mod request;
+pub(crate) mod request;
 mod sent;
 pub(crate) mod stream;
 pub(crate) mod timer;

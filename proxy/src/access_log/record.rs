@@ -137,8 +137,20 @@ impl Record<'_> {
         text(out, b",\"request_id\":\"", self.request_id, MAX_TEXT);
         text(out, b",\"trace_id\":\"", self.trace_id, MAX_TEXT);
         text(out, b",\"user_agent\":\"", self.user_agent, MAX_TEXT);
-        text(out, b",\"referer\":\"", self.referer, MAX_TEXT);
+        self.append_referer(out, query);
         out.extend_from_slice(b"}\n");
+    }
+
+    /// The page that the request came from. Its query is as secret as the request's own.
+    fn append_referer(&self, out: &mut Vec<u8>, query: LoggedQuery) {
+        let end = match query {
+            LoggedQuery::Whole => None,
+            LoggedQuery::Names | LoggedQuery::Off => {
+                self.referer.iter().position(|it| matches!(it, b'?' | b'#'))
+            }
+        };
+        let shown = end.and_then(|end| self.referer.get(..end)).unwrap_or(self.referer);
+        text(out, b",\"referer\":\"", shown, MAX_TEXT);
     }
 
     fn append_request(&self, out: &mut Vec<u8>, query: LoggedQuery) {

@@ -112,6 +112,10 @@ fn what_is_special_is_in_the_line_too() {
 
 #[test]
 fn values_of_queries_can_be_left_out() {
+    let from =
+        |how| line(&Record { referer: b"https://a.example/x?token=1#f", ..usual() }, how)["referer"].clone();
+    assert_eq!(from(LoggedQuery::Names), "https://a.example/x");
+    assert_eq!(from(LoggedQuery::Whole), "https://a.example/x?token=1#f");
     let of = |query: &'static [u8], how| line(&Record { query, ..usual() }, how).get("query").cloned();
     assert_eq!(of(b"token=secret&q=1&flag&&a=", LoggedQuery::Names), Some("token=*&q=*&flag&a".into()));
     assert_eq!(of(b"token=secret", LoggedQuery::Off), None);

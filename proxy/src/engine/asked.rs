@@ -5,9 +5,10 @@ use std::cell::Cell;
 use super::{client::Client, logged::Logged, worker::Worker};
 use crate::{
     answers::Form,
-    forwarded::Origin,
+    forwarded::{Hop, Origin},
     http1::{BodyLength, ConnectionOptions, Fields, Method, RequestLine, Version},
-    request_id::RequestId,
+    request_id::{RequestId, RequestIds},
+    shared::Shared,
 };
 
 /// What an answer of the gateway depends on.
@@ -39,6 +40,27 @@ impl Asked {
             id: worker.next_id(),
             logged: worker.log.borrow().is_some().then(|| Logged::unread(worker, client)),
         }
+    }
+}
+
+/// Where a request has come in.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) shared: &'a Shared,
+    /// Which of the configuration's listeners.
+    pub(crate) listener: usize,
+    pub(crate) hop: &'a Hop,
+    /// The worker that serves it; `None` if it is only explained.
+    pub(crate) worker: Option<&'a Worker>,
+}
+
+impl Place<'_> {
+    pub(super) fn next_id(&self) -> RequestId {
+        self.worker.map_or_else(|| RequestIds::default().next(self.shared.handle.now()), Worker::next_id)
+    }
+
+    pub(super) fn text(&self) -> Vec<u8> {
+        self.worker.map_or_else(Vec::new, |it| it.buffers.text())
     }
 }
 

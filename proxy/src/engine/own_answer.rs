@@ -51,13 +51,21 @@ pub(crate) async fn fail(
     }
     let failure = Failure { reason: *reason, service, words, retry_after: None };
     let closes = reason.closes();
-    let done = answer(worker, client, asked, (reason.status(), closes), timer, |text, reply| {
-        worker.shared.answers.pages().append_to(text, &failure, asked.form, reply);
-    })
-    .await;
+    let Answered { done, octets } =
+        answer(worker, client, asked, (reason.status(), closes), timer, |text, reply| {
+            worker.shared.answers.pages().append_to(text, &failure, asked.form, reply);
+        })
+        .await;
     if let (Some(logged), false) = (&asked.logged, cause.logged) {
         let status = reason.status();
-        let became = Became { status, reason: Some(*reason), service, instance, ..Became::default() };
+        let became = Became {
+            status,
+            reason: Some(*reason),
+            service,
+            instance,
+            bytes_out: octets,
+            ..Became::default()
+        };
         logged.write(worker, client, asked.id.as_bytes(), &became);
     }
     done
@@ -114,14 +122,21 @@ pub(crate) async fn direct(
     .logged(worker, client, asked, direct.status, route.name().as_str())
 }
 
-impl Done {
+/// An answer that was written.
+struct Answered {
+    done: Done,
+    /// Octets of its body.
+    octets: u64,
+}
+
+impl Answered {
     /// Logs a request that was answered well by the gateway itself.
-    fn logged(self, worker: &Worker, client: &Client, asked: &Asked, status: u16, route: &str) -> Self {
+    fn logged(self, worker: &Worker, client: &Client, asked: &Asked, status: u16, route: &str) -> Done {
         if let Some(logged) = &asked.logged {
-            let became = Became { status, route, ..Became::default() };
+            let became = Became { status, route, bytes_out: self.octets, ..Became::default() };
             logged.write(worker, client, asked.id.as_bytes(), &became);
         }
-        self
+        self.done
     }
 }
 
@@ -133,7 +148,7 @@ async fn answer(
     (status, closes): (u16, bool),
     timer: &Timer,
     append: impl FnOnce(&mut Vec<u8>, &Reply<'_>),
-) -> Done {
+) -> Answered {
     let whole = skip(worker, client, asked);
     let keep_alive = asked.keep_alive && whole && !closes && worker.keeps_alive(client);
     let after = match (keep_alive, asked.version) {
@@ -153,14 +168,17 @@ async fn answer(
         };
         append(&mut text, &reply);
     });
+    let head = memchr::memmem::find(&text, b"\r\n\r\n").map_or(text.len(), |at| at + 4);
+    let octets = (text.len() - head) as u64;
     let written = client.write(&text, worker.limits().send_timeout, timer).await;
     worker.buffers.give_back_text(text);
-    match (written, keep_alive) {
+    let done = match (written, keep_alive) {
         (Err(_), _) => Done::Abort,
         (Ok(()), true) => Done::KeepAlive,
         (Ok(()), false) if whole && !asked.keep_alive && client.input.is_none() => Done::Close,
         (Ok(()), false) => Done::Linger,
-    }
+    };
+    Answered { done, octets }
 }
 
 /// Skips the request's body if it has arrived with the head. Otherwise the connection ends: a body that the client has begun

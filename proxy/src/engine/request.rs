@@ -12,7 +12,7 @@ use store::{
 };
 
 use super::{
-    asked::{Asked, Request},
+    asked::{Asked, Place, Request},
     client::Client,
     logged::Logged,
     sent::write_head,
@@ -22,11 +22,11 @@ use crate::{
     config::Limits,
     cookies::cookie,
     engine::worker::Worker,
-    forwarded::{Hop, Scheme},
+    forwarded::Scheme,
     http1::{
         BodyLength, Field, FieldId, Fields, HeadError, Method, RequestLine, connection_options, request_body,
     },
-    request_id::{RequestId, RequestIds, trace_id},
+    request_id::{RequestId, trace_id},
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
     shared::Shared,
     target::{self, Authority, Target},
@@ -88,33 +88,19 @@ pub(crate) enum Step {
     Direct(Asked, Arc<CompiledRoute>),
 }
 
-/// Where a request has come in.
-#[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) shared: &'a Shared,
-    /// Which of the configuration's listeners.
-    pub(crate) listener: usize,
-    pub(crate) hop: &'a Hop,
-    /// The worker that serves it; `None` if it is only explained.
-    pub(crate) worker: Option<&'a Worker>,
-}
-
-impl Place<'_> {
-    fn next_id(&self) -> RequestId {
-        self.worker.map_or_else(|| RequestIds::default().next(self.shared.handle.now()), Worker::next_id)
-    }
-
-    fn text(&self) -> Vec<u8> {
-        self.worker.map_or_else(Vec::new, |it| it.buffers.text())
-    }
-}
-
 /// A request as routes are matched with it.
-struct Routed<'a> {
+pub(crate) struct Routed<'a> {
     request: &'a Request<'a>,
     method: &'a str,
     host: &'a str,
     target: &'a Target<'a>,
+}
+
+impl Routed<'_> {
+    /// The hash that decides about the instance of a service; `None` if the service or the request has none.
+    pub(crate) fn key(&self, table: &Table, backend: usize) -> Option<u64> {
+        self.request.key(table, backend, self)
+    }
 }
 
 impl route::Request for Routed<'_> {
@@ -172,33 +158,63 @@ pub(crate) fn plan(worker: &Worker, client: &Client, line: &RequestLine, fields:
 
 /// Decides what is done with a request that came to this place. Reads nothing else, so that an explanation is decided alike.
 pub(crate) fn decide(place: &Place<'_>, octets: &[u8], line: &RequestLine, fields: &Fields) -> Step {
-    let networks = &place.shared.config.listeners[place.listener].trusted_networks;
-    let values = |id| fields.all(id).map(|it| it.value.get(octets));
-    let taken = fields.value(FieldId::RequestId, octets).filter(|_| place.hop.trusted());
     let body = request_body(line.version, fields, octets);
-    let mut request = Request {
-        octets,
-        line,
-        fields,
-        body: body.unwrap_or(BodyLength::UntilClose),
-        options: connection_options(fields, octets),
-        expects: false,
-        origin: place.hop.origin(values, |address| networks.contain(address)),
-        id: taken.and_then(RequestId::taken).unwrap_or_else(|| place.next_id()),
-        logs: place.worker.filter(|it| it.log.borrow().is_some()),
-        access_log: Cell::new(None),
-    };
+    let mut request = Request::of(place, octets, line, fields, body.unwrap_or(BodyLength::UntilClose));
     if let Err(error) = body {
         return *request.refuse_head(error);
     }
     request.plan(place).unwrap_or_else(|step| *step)
 }
 
+/// Calls `then` with a request as routes are matched with it; `None` if its target or host is refused.
+pub(crate) fn looked_up<T>(
+    place: &Place<'_>,
+    octets: &[u8],
+    line: &RequestLine,
+    fields: &Fields,
+    then: impl FnOnce(&Routed<'_>) -> T,
+) -> Option<T> {
+    let request = Request::of(place, octets, line, fields, BodyLength::None);
+    let method = request.method();
+    let target = Target::read(method, line.target.get(octets)).ok()?;
+    let named = request.authority().ok()?;
+    let host = target.authority.as_ref().or(named.as_ref()).map_or("", |it| &it.host);
+    Some(then(&Routed { request: &request, method, host, target: &target }))
+}
+
 impl<'a> Request<'a> {
+    fn of(
+        place: &Place<'a>,
+        octets: &'a [u8],
+        line: &'a RequestLine,
+        fields: &'a Fields,
+        body: BodyLength,
+    ) -> Self {
+        let networks = &place.shared.config.listeners[place.listener].trusted_networks;
+        let values = |id| fields.all(id).map(|it| it.value.get(octets));
+        let taken = fields.value(FieldId::RequestId, octets).filter(|_| place.hop.trusted());
+        Self {
+            octets,
+            line,
+            fields,
+            body,
+            options: connection_options(fields, octets),
+            expects: false,
+            origin: place.hop.origin(values, |address| networks.contain(address)),
+            id: taken.and_then(RequestId::taken).unwrap_or_else(|| place.next_id()),
+            logs: place.worker.filter(|it| it.log.borrow().is_some()),
+            access_log: Cell::new(None),
+        }
+    }
+
+    fn method(&self) -> &'a str {
+        str::from_utf8(self.line.method.get(self.octets)).unwrap_or_default()
+    }
+
     fn plan(&mut self, place: &Place<'_>) -> Result<Step, Box<Step>> {
         let shared = place.shared;
         self.expectation()?;
-        let method = str::from_utf8(self.line.method.get(self.octets)).unwrap_or_default();
+        let method = self.method();
         let target = Target::read(method, self.line.target.get(self.octets)).map_err(|it| self.refuse(it))?;
         let named = self.authority()?;
         // An absolute target overrides the Host field (RFC 9112 §3.2.2).
@@ -245,7 +261,7 @@ impl<'a> Request<'a> {
             asked: self.asked(),
             backend,
             target: shared.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
-            key: self.key(&table, backend, &routed),
+            key: routed.key(&table, backend),
             expects: self.expects,
             upgrades,
             trailers: self.options.te_trailers && self.is_modern(),

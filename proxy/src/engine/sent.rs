@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    asked::Request,
+    asked::{Place, Request},
     passed::{number, pass},
-    request::Place,
 };
 use crate::{
     forwarded,

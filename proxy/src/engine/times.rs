@@ -42,6 +42,11 @@ impl TimeLimits {
             total: any(own.and_then(|it| it.request)),
         }
     }
+
+    /// True for a time that stands for no limit.
+    pub(crate) fn is_none(time: Duration) -> bool {
+        time >= NO_LIMIT
+    }
 }
 
 #[cfg(test)]

@@ -32,12 +32,12 @@ async fn every_request_has_a_line_that_tells_what_became_of_it() {
     assert_eq!(client.get("shop.example.com", "/").await.status, 503);
     client.send("broken\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 400);
-    eventually("the lines are there", || lines(&folder).len() >= 3).await;
+    eventually("the lines are there", || lines(&folder).len() >= 4).await;
     let lines = lines(&folder);
     let of = |line: usize, key: &str| lines[line][key].clone();
     assert_eq!(
         (of(0, "method"), of(0, "path"), of(0, "query")),
-        ("POST".into(), "/echo".into(), "a=b".into())
+        ("POST".into(), "/echo".into(), "a=*".into())
     );
     assert_eq!(
         (of(0, "status"), of(0, "service"), of(0, "instance")),
@@ -45,6 +45,12 @@ async fn every_request_has_a_line_that_tells_what_became_of_it() {
     );
     assert_eq!((of(0, "bytes_in"), of(0, "bytes_out"), of(0, "attempts")), (5.into(), 5.into(), 1.into()));
     assert_eq!(of(0, "user_agent"), "test \"1\"");
+    assert!(of(0, "pick_ms").is_number() && of(0, "first_byte_ms").is_number(), "{}", lines[0]);
+    assert_eq!(
+        (of(3, "status"), of(3, "reason"), of(3, "client")),
+        (400.into(), "bad_request".into(), "127.0.0.1".into())
+    );
+    assert!(of(1, "bytes_out").as_u64() > Some(0), "{}", lines[1]);
     assert_eq!((of(1, "status"), of(1, "reason")), (404.into(), "no_route".into()));
     assert_eq!(
         (of(2, "status"), of(2, "reason"), of(2, "service")),
