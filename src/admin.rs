@@ -36,7 +36,8 @@ use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware};
 use dns::{Targets, zones_dir::Zones};
 use store::{engine::Engine, handle::Handle, model::Name};
 
-pub use health::{Health, Reasons, router as health_router};
+pub use explain::request::Explaining;
+pub use health::{Health, Reasons, status_router};
 
 use crate::{auth::Auth, control::ControlHandle, repeats::Repeats, sites::Peers};
 use problem::Problem;
@@ -56,6 +57,7 @@ pub struct Admin {
     refused: Arc<Repeats>,
     zones: Arc<ArcSwap<Zones>>,
     targets: Arc<ArcSwap<Targets>>,
+    explaining: Option<Arc<Explaining>>,
 }
 
 impl Admin {
@@ -69,7 +71,7 @@ impl Admin {
         peers: Peers,
     ) -> Self {
         let (refused, zones, targets) = (Arc::default(), Arc::default(), Arc::default());
-        Self { engine, handle, control, auth, peers, refused, zones, targets }
+        Self { engine, handle, control, auth, peers, refused, zones, targets, explaining: None }
     }
 
     /// Logs that a vantage's report was refused: at once, and then at most once a minute with how often it was.
@@ -85,6 +87,12 @@ impl Admin {
     #[must_use]
     pub fn with_zones(self, zones: Arc<ArcSwap<Zones>>) -> Self {
         Self { zones, ..self }
+    }
+
+    /// With what explains requests to gateways.
+    #[must_use]
+    pub fn with_requests(self, explaining: Explaining) -> Self {
+        Self { explaining: Some(Arc::new(explaining)), ..self }
     }
 
     /// With what this node knows of the targets of ALIAS records, so that `explain` knows them.

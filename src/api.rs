@@ -12,6 +12,7 @@ pub mod moments;
 mod orders;
 mod probing;
 mod problem;
+mod request;
 mod rollout;
 mod schema;
 mod services;
@@ -33,6 +34,10 @@ pub use explain::{ExplainQuery, ExplainedAddress, ExplainedSite, Explanation, Pa
 pub use orders::{OrderView, OrderWithoutEffect, OrdersQuery, SwitchInForce};
 pub use probing::{Report, ReportReply, VantageWork, WorkQuery};
 pub use problem::Problem;
+pub use request::{
+    ExplainedRequest, LostRoute, RequestCircuit, RequestInstance, RequestMirror, RequestOutcome,
+    RequestQuestion, RequestRoute, RequestRules, RequestService, RequestShare, RequestSite,
+};
 pub use rollout::{Enough, Rollout, RolloutQuery, SiteRollout};
 pub use services::{InstanceCount, InstanceStatus, ServiceStatus};
 pub use simulate::{MovedClients, MovedDomain, SimulateQuery, Simulation, SiteLoad, UnservedDomain};

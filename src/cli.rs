@@ -127,9 +127,7 @@ async fn ask_one(command: Command, client: &Client, json: bool) -> Outcome {
         Command::Get { kind, name } => commands::get(client, kind, name.as_deref(), json).await,
         Command::Export => commands::export(client, json).await,
         Command::Status(wanted) => status::run(client, &wanted, json).await,
-        Command::Explain { name, record_type, client: who, at } => {
-            commands::explain(client, (&name, &record_type), who, at, json).await
-        }
+        Command::Explain(wanted) => commands::explain(client, wanted, json).await,
         Command::Simulate { kill, domain } => {
             commands::simulate(client, &kill, domain.as_deref(), json).await
         }

@@ -13,7 +13,6 @@
 
 pub(crate) mod attempts;
 pub(crate) mod dials;
-#[allow(dead_code, reason = "for `waypost explain request`, which comes next")]
 pub(crate) mod explain;
 pub(crate) mod lineup;
 pub(crate) mod picker;

@@ -139,11 +139,6 @@ impl Hop {
         self.peer
     }
 
-    /// The scheme of the connection.
-    pub(crate) const fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// The peer's address as text.
     pub(crate) fn peer_text(&self) -> &[u8] {
         let from = FOR_LINE.len();

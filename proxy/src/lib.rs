@@ -21,6 +21,7 @@ mod cookies;
 mod engine;
 mod escape;
 mod excluded;
+pub mod explain;
 mod failures;
 mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]

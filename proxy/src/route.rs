@@ -14,7 +14,6 @@
 mod backend;
 mod compiled;
 mod conditions;
-#[allow(dead_code, reason = "for `waypost explain request`, which comes next")]
 mod explain;
 mod index;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -8,6 +8,7 @@ mod copies;
 mod discovery;
 mod drain;
 mod ending;
+mod explain;
 mod faults;
 mod gone;
 mod hostile;

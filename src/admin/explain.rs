@@ -5,6 +5,7 @@
 //! would answer.
 
 mod past;
+pub(super) mod request;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use axum::{
-    Router,
+    Json, Router,
     extract::{RawQuery, State},
     http::HeaderMap,
 };
@@ -14,10 +14,12 @@ use utoipa::IntoParams;
 use super::{
     Caller, Problem,
     describe::{MetricsText, NotReady},
-    request::bearer,
-    route::{Needs, Route, get, router_of},
+    explain::request::Explaining,
+    request::{JsonBody, bearer},
+    route::{Needs, Route, get, post, router_of},
 };
 use crate::{
+    api::{ExplainedRequest, RequestQuestion},
     auth::{Auth, Right},
     telemetry::Metrics,
 };
@@ -67,8 +69,32 @@ pub(super) fn routes() -> Vec<Route<(Health, Option<Auth>)>> {
     ]
 }
 
+/// What a listener of the status serves: the three routes and, if the node explains requests there, that.
+pub fn status_router(health: Health, auth: Option<Auth>, explaining: Option<Explaining>) -> Router {
+    let router = router(health, auth.clone());
+    let Some(explaining) = explaining else { return router };
+    let summary = "What becomes of a request at a gateway, and why.";
+    let routes = vec![post("/v1/explain/request", Needs::Read, summary, explain_request)];
+    router.merge(router_of(routes).with_state((Arc::new(explaining), auth)))
+}
+
+/// As the admin API does, for nodes without one. Only a gateway explains here, and it reads no registry.
+async fn explain_request(
+    State((explaining, auth)): State<(Arc<Explaining>, Option<Auth>)>,
+    headers: HeaderMap,
+    JsonBody(question): JsonBody<RequestQuestion>,
+) -> Result<Json<ExplainedRequest>, Problem> {
+    if let Some(auth) = auth {
+        Caller(auth.identify_request(bearer(&headers), &headers)).needs(Right::Read)?;
+    }
+    explaining
+        .explain(question, &|_| Box::pin(async { Err("a gateway reads it".to_owned()) }))
+        .await
+        .map(Json)
+}
+
 /// The three routes as a router. Health needs no token. Metrics need one if `auth` is given.
-pub fn router(health: Health, auth: Option<Auth>) -> Router {
+pub(super) fn router(health: Health, auth: Option<Auth>) -> Router {
     router_of(routes()).with_state((health, auth))
 }
 

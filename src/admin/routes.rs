@@ -125,6 +125,12 @@ fn operation() -> Vec<Route<Admin>> {
             rollout::rollout,
         ),
         get("/v1/explain", Needs::Read, "Why a name is answered as it is.", explain::explain),
+        post(
+            "/v1/explain/request",
+            Needs::Read,
+            "What becomes of a request at a gateway, and why: route, service, instances.",
+            explain::request::explain_request,
+        ),
         get(
             "/v1/simulate",
             Needs::Read,

@@ -64,17 +64,10 @@ pub(super) fn seen(health_view: &HealthView, key: &TargetKey) -> BTreeMap<String
 
 /// A tier in words; for a site that is held down with what would let it back.
 pub(super) fn tier(tier: Tier, domain: &SteeredDomain) -> String {
+    if tier != Tier::HeldDown {
+        return tier.as_str().to_owned();
+    }
     let recovery = &domain.domain.recovery;
     let gate = recovery.gate.as_ref().map_or_else(String::new, |gate| format!(", gate {gate}"));
-    match tier {
-        Tier::Up => "up",
-        Tier::Unknown => "unknown",
-        Tier::HeldDown => {
-            return format!("held down (recovered, not let back yet: {}{gate})", recovery.mode.as_str());
-        }
-        Tier::Down => "down",
-        Tier::Draining => "draining",
-        Tier::ForcedDown => "forced down",
-    }
-    .to_owned()
+    format!("{} (recovered, not let back yet: {}{gate})", tier.as_str(), recovery.mode.as_str())
 }

@@ -20,7 +20,7 @@ use store::{
     secret::{Credential, Secret},
 };
 
-use super::{Admin, Health, router};
+use super::{Admin, Explaining, Health, router};
 use crate::{
     auth::Auth,
     control,
@@ -91,6 +91,15 @@ impl Api {
         let peers = Peers::new(own, handle.clone());
         let admin =
             Admin::new(Arc::<Embedded>::clone(&engine), handle.clone(), controlling, auth, peers.clone());
+        let admin = admin.with_requests(Explaining {
+            explainer: proxy::explain::Explainer::Imagined {
+                handle: handle.clone(),
+                site: name("bj"),
+                node: name("control-1"),
+                folder: std::path::PathBuf::new(),
+            },
+            node: name("control-1"),
+        });
         let metrics = Arc::new(Metrics::new("control-1", Vec::new(), None).unwrap());
         let health = Health { metrics, unready: Arc::new(Vec::new), doubts: Arc::new(Vec::new) };
         let router = router(admin, health);

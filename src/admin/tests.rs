@@ -250,6 +250,14 @@ async fn views(record: &mut Record) {
     let now = record.api.handle.now().rfc3339();
     let past = record.api.ask("GET", &format!("/v1/explain?name=gw.example.com&at={now}"), "").await;
     record.keep("GET /v1/explain?name=gw.example.com&at=NOW", "", &past);
+    for question in [
+        r#"{"method": "GET", "url": "http://orders.example.com/a/../b?c"}"#,
+        r#"{"method": "GET", "url": "http://orders.example.com/%2F", "headers": ["X-A: b"]}"#,
+        r#"{"method": "GE T", "url": "/", "headers": ["x"], "cluster": "none"}"#,
+        r#"{"url": "/"}"#,
+    ] {
+        record.send("POST", "/v1/explain/request", question).await;
+    }
     record.get("/v1/simulate?kill_site=bj").await;
     record.get("/v1/simulate?kill_site=sh&domain=gw.example.com").await;
     record.get("/v1/simulate?kill_site=gz").await;

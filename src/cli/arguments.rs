@@ -4,14 +4,12 @@
 //! and the exit codes where they are an answer. `waypost --help`, the completions, the man pages and docs/cli.md all come
 //! from here (`super::reference`), so a command is described once.
 
+mod explain;
 mod orders;
 mod parse;
 mod tokens;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -19,6 +17,7 @@ use store::model::{Kind, Span};
 
 use self::parse::{parse_enough, parse_kind};
 pub(super) use self::{
+    explain::{Explain, ExplainWhat},
     orders::{Drain, Override, SetOverride},
     parse::parse_url,
     tokens::{Bootstrap, Reset, Token},
@@ -192,24 +191,15 @@ pub(super) enum Command {
                       Exit codes with --check: 0 well, 1 not well, 2 could not be found out."
     )]
     Status(ShowStatus),
-    /// Show why a name is answered as it is.
+    /// Show why a name is answered as it is, or what becomes of a request at a gateway.
     #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
         after_help = "Examples:\n  waypost explain orders.example.com --client 10.2.3.4\n  waypost explain \
-                      orders.example.com --at 2026-12-01T08:00:00Z"
+                      orders.example.com --at 2026-12-01T08:00:00Z\n  waypost explain request GET \
+                      https://orders.example.com/cart"
     )]
-    Explain {
-        /// Name of the query.
-        name: String,
-        /// Record type of the query.
-        #[arg(long = "type", default_value = "A", value_name = "TYPE")]
-        record_type: String,
-        /// Address of the client.
-        #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
-        client: IpAddr,
-        /// A past moment, as 2026-12-01T08:00:00Z, with the documents and verdicts of that time.
-        #[arg(long, value_name = "TIME")]
-        at: Option<jiff::Timestamp>,
-    },
+    Explain(Explain),
     /// Show where clients and load would go if sites died.
     #[command(after_help = "Example:\n  waypost simulate --kill-site bj --domain gw.example.com")]
     Simulate {

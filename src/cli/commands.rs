@@ -2,7 +2,6 @@
 
 use std::{
     io::Write as _,
-    net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use store::model::{self, Colour, Document, Kind, Policy};
 
 use super::{
-    arguments::{Override, SetOverride},
+    arguments::{Explain, ExplainWhat, Override, SetOverride},
     client::{Client, segment},
     explanation,
     failure::{Failure, Outcome},
@@ -26,8 +25,8 @@ use super::{
 };
 use crate::{
     api::{
-        Applied, Apply, AuditRecord, Enough, Explanation, FileText, JoinOrder, Joined, LostConfiguration,
-        OrderView, Promoted, Promotion, Simulation, StoredDocument,
+        Applied, Apply, AuditRecord, Enough, ExplainedRequest, Explanation, FileText, JoinOrder, Joined,
+        LostConfiguration, OrderView, Promoted, Promotion, RequestQuestion, Simulation, StoredDocument,
     },
     out,
 };
@@ -196,15 +195,20 @@ pub(super) async fn export(client: &Client, json: bool) -> Outcome {
     print(&client.text("/v1/export").await?)
 }
 
-pub(super) async fn explain(
-    client: &Client,
-    (name, record_type): (&str, &str),
-    who: IpAddr,
-    at: Option<jiff::Timestamp>,
-    json: bool,
-) -> Outcome {
-    let (who, at) = (who.to_string(), at.map(|it| it.to_string()));
-    let mut query = vec![("name", name), ("type", record_type), ("client", who.as_str())];
+pub(super) async fn explain(client: &Client, wanted: Explain, json: bool) -> Outcome {
+    if let Some(ExplainWhat::Request { method, url, headers, client: who, cluster }) = wanted.what {
+        let question = RequestQuestion { method, url, headers, client: who, cluster };
+        let explained = client.post("/v1/explain/request", &question).await;
+        let explained: ExplainedRequest = explained.map_err(Failure::of_files)?;
+        return if json {
+            show::json(&explained)
+        } else {
+            print(&explanation::request::explained(&explained))
+        };
+    }
+    let (who, at) = (wanted.client.to_string(), wanted.at.map(|it| it.to_string()));
+    let name = wanted.name.unwrap_or_default();
+    let mut query = vec![("name", name.as_str()), ("type", &wanted.record_type), ("client", &who)];
     query.extend(at.as_deref().map(|it| ("at", it)));
     let explained: Explanation = client.get("/v1/explain", &query).await?;
     if json { show::json(&explained) } else { print(&explanation::explained(&explained)) }

@@ -1,5 +1,7 @@
 //! `waypost explain` as text: where the client is, the rule, each site with its addresses and observations, the answer.
 
+pub(super) mod request;
+
 use std::fmt::Write as _;
 
 use crate::api::{ExplainedAddress, ExplainedSite, Explanation};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proxy::explain::Explainer;
 use store::{handle::Handle, vital};
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     parts::Node,
 };
 use crate::{
-    admin::{self, Admin, Health},
+    admin::{self, Admin, Explaining, Health},
     auth::Auth,
     config::{Config, Store},
     control,
@@ -64,6 +65,7 @@ impl Node {
             let auth = Auth::new(handle.clone(), it.guard.token.as_ref());
             let admin = Admin::new(Arc::clone(&opened.engine), handle.clone(), control, auth, peers);
             let admin = admin.with_zones(Arc::clone(&self.zones)).with_targets(Arc::clone(&self.targets));
+            let admin = admin.with_requests(self.explaining(config, handle));
             self.serve_one("the admin API", bound, admin::router(admin, health.clone()));
         }
         if let Some(bound) = listeners.status {
@@ -71,8 +73,26 @@ impl Node {
                 // A node without an engine knows only this token.
                 Auth::new(handle.cloned().unwrap_or_else(without_engine), Some(first))
             });
-            self.serve_one("the status listener", bound, admin::health_router(health, auth));
+            // What it tells is more than what the status does: it is for those who have the token, or are on this machine.
+            let guarded = auth.is_some() || config.telemetry.listen.is_some_and(|it| it.ip().is_loopback());
+            let explaining = handle.filter(|_| guarded && self.gateway.is_some());
+            let explaining = explaining.map(|handle| self.explaining(config, handle));
+            self.serve_one("the status listener", bound, admin::status_router(health, auth, explaining));
         }
+    }
+
+    /// How this node explains requests to gateways.
+    fn explaining(&self, config: &Config, handle: &Handle) -> Explaining {
+        let explainer = match &self.gateway {
+            Some((gateway, _)) => Explainer::Gateway(gateway.clone()),
+            None => Explainer::Imagined {
+                handle: handle.clone(),
+                site: config.site.clone(),
+                node: config.node.clone(),
+                folder: config.folder(),
+            },
+        };
+        Explaining { explainer, node: config.node.clone() }
     }
 
     fn serve_one(&mut self, name: &'static str, bound: Bound, router: axum::Router) {

@@ -43,6 +43,21 @@ pub enum Tier {
     ForcedDown,
 }
 
+impl Tier {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unknown => "unknown",
+            Self::HeldDown => "held down",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::ForcedDown => "forced down",
+        }
+    }
+}
+
 /// A site's place in a ranking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ranked {

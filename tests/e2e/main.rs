@@ -28,6 +28,7 @@ mod drained;
 mod drains_across;
 mod engine;
 mod exchange;
+mod explain;
 mod failover;
 mod full_disk;
 mod gateway;
@@ -89,6 +90,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("status_says_in_words_what_is_wrong", status::in_words),
     ("a_stuck_drain_says_why", status::stuck_drain),
     ("a_past_moment_is_explained_with_the_documents_of_then", status::the_past),
+    ("a_request_is_explained_as_the_gateway_treats_it", explain::request),
     ("dns_and_gateways_outlive_engine_and_control", outage::engine_and_control_killed),
     ("sites_of_the_old_layout_join_at_once_without_a_changed_answer", old_layout::joins_at_once),
     (

@@ -94,7 +94,6 @@ impl Lineup {
     }
 
     /// Their places, with the share of each in percent.
-    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(crate) fn shares(&self) -> impl Iterator<Item = (usize, f64)> {
         let total = self.total() as f64;
         self.entries.iter().map(move |it| (it.place as usize, 100.0 * f64::from(it.weight) / total))

@@ -304,6 +304,11 @@ fn site_number(site: SiteId) -> u64 {
 }
 
 impl Group {
+    /// Without instances.
+    pub(super) fn at(site: SiteId) -> Self {
+        Self { site: Some(site), ..Self::default() }
+    }
+
     /// Works out who may be picked first; until when that holds.
     fn refresh(&mut self, settings: &Settings, now: Moment, rng: &mut Rng) -> Moment {
         let mut until = Moment(u64::MAX);
@@ -393,7 +398,7 @@ const UNRESOLVED: std::time::Duration = std::time::Duration::from_millis(500);
 const STEP: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// The percentage of its share that an instance gets: from a tenth to all of it, linearly.
-fn ramp(since: Moment, slow_start: std::time::Duration, now: Moment) -> u32 {
+pub(super) fn ramp(since: Moment, slow_start: std::time::Duration, now: Moment) -> u32 {
     let age = now.since(since);
     if age >= slow_start {
         return 100;

@@ -116,7 +116,7 @@ impl World {
         let shared = (&*self.instances, &self.names);
         let away = self.away();
         let (of, place) = ((self.web(), self.settings), (&excluded, &away[..]));
-        super::super::explain::explain(&self.entry, of, &self.table, place, self.now, shared)
+        super::super::explain::explain(&self.entry, of, &self.table, place, (self.now, None), shared)
     }
 
     fn away(&self) -> Vec<SiteId> {
@@ -369,7 +369,6 @@ fn of_the_other_sites_one_with_lost_capacity_passes_on_its_part() {
 
 #[test]
 fn an_explanation_names_the_order_and_every_reason() {
-    use super::super::explain::Left;
     let world = World::of(&[
         "s1 passing a w3",
         "s1 passing b",
@@ -387,31 +386,33 @@ fn an_explanation_names_the_order_and_every_reason() {
     world.eject("j");
     let explanation = world.explain();
     let line = |it: &super::super::explain::ExplainedInstance| {
-        let reason = it.left_out.map_or_else(
-            || format!("{:.0} %", it.share),
-            |it| match it {
-                Left::Out(why) => format!("{why:?}"),
-                other => format!("{other:?}"),
-            },
-        );
+        let reason = it.left_out.map_or_else(|| format!("{:.0} %", it.share), |it| format!("{it:?}"));
         format!("{} {reason}", it.endpoint.id)
     };
-    let lines: Vec<String> = explanation.instances.iter().map(line).collect();
+    let mut lines: Vec<String> = Vec::new();
+    for site in &explanation.sites {
+        lines.push(format!("site {:?} {:.0} %", site.site.map(|it| it.0), site.share));
+        lines.extend(site.instances.iter().map(line));
+    }
+    lines.extend(explanation.out.iter().map(|(_, it, why)| format!("{} {why:?}", it.id)));
     assert_eq!(
         lines,
         [
+            "site None 100 %",
             "a 60 %",
             "b 20 %",
             "k 20 %",
-            "g 100 %",
             "c Warning",
             "d Down { since: Moment(1000) }",
             "j Ejected { until: Moment(6000) }",
+            "site Some(0) 0 %",
+            "g 100 %",
+            "site Some(2) 0 %",
             "e Critical(None)",
             "f Maintenance",
             "h NoPort",
             "i OtherSite",
         ]
     );
-    assert_eq!((explanation.stays, explanation.panics.len()), (100.0, 0));
+    assert!(explanation.sites.iter().all(|it| !it.panics && !it.by_gateways));
 }

@@ -224,7 +224,6 @@ pub(crate) struct Matched<'t> {
     /// The route.
     pub(crate) route: &'t Arc<CompiledRoute>,
     /// The host it was found at: exact, `*.` and a suffix, or `*` for any.
-    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(crate) host: &'t str,
     /// Which of its paths.
     pub(super) path: usize,
@@ -232,7 +231,6 @@ pub(crate) struct Matched<'t> {
 
 impl<'t> Matched<'t> {
     /// True if this is the same host and path of the same route.
-    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(super) fn is(self, other: Self) -> bool {
         Arc::ptr_eq(self.route, other.route) && self.path == other.path && self.host == other.host
     }

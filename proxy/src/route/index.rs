@@ -256,7 +256,6 @@ impl Host {
     }
 
     /// Its name: exact, `*.` and a suffix, or `*` for any.
-    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -314,7 +313,6 @@ impl Host {
     }
 
     /// Every list that a path leads to. Of regular expressions, only the literal starts were compared.
-    #[allow(dead_code, reason = "for explanations, which come next")]
     pub(super) fn lists<'h>(&'h self, path: &Segments<'_>) -> impl Iterator<Item = &'h List> {
         let prefixes = self.prefixes(path).filter_map(|prefix| self.list(Way::Prefix, prefix));
         self.exact(path).into_iter().chain(self.patterns(path)).chain(prefixes).chain(self.regexes(path))

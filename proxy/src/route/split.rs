@@ -52,6 +52,11 @@ impl Split {
         self.shares.iter().find(|share| drawn < share.end).map(|share| share.backend)
     }
 
+    /// The backends that it leads to.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = usize> {
+        self.shares.iter().map(|share| share.backend)
+    }
+
     /// The backend of the client with this key; `None` when every share is zero.
     pub(crate) fn stick(&self, key: u64) -> Option<usize> {
         let score = |share: &Share| {

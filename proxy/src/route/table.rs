@@ -122,7 +122,6 @@ impl Table {
     }
 
     /// Why a request has the route it has.
-    #[allow(dead_code, reason = "for `waypost explain request`, which comes next")]
     pub(crate) fn explain<'t>(&'t self, request: &'t impl Request) -> Explanation<'t> {
         self.routes.index.explain(request)
     }
