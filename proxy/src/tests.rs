@@ -1,8 +1,10 @@
 //! The gateway from outside: real sockets in front of it and behind it, the follower's end in the tests' hands.
 
+mod backend;
 mod backends;
 mod balance;
 mod bodies;
+mod circuits;
 mod client;
 mod copies;
 mod discovery;
