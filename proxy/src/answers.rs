@@ -227,6 +227,8 @@ pub(crate) fn append_direct(
         end_lines(out, false, reply);
         return;
     }
+    // RFC 9110 §15.3.6.
+    let body = if status == 205 { b"" } else { body };
     if !media_type.is_empty() && !reply.drops(b"content-type") {
         out.extend_from_slice(b"Content-Type: ");
         out.extend_from_slice(media_type);
@@ -420,6 +422,10 @@ mod tests {
         let (head, body) = split(&out);
         assert!(!head.contains("Content-"), "{head}");
         assert_eq!(body, "");
+        out.clear();
+        append_direct(&mut out, 205, b"", b"x", &REPLY);
+        assert!(out.starts_with(b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n"));
+        assert_eq!(split(&out).1, "");
         out.clear();
         append_direct(&mut out, 299, b"", b"", &REPLY);
         assert!(out.starts_with(b"HTTP/1.1 299 \r\nContent-Length: 0\r\n"));

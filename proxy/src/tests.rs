@@ -18,6 +18,7 @@ mod http;
 mod instances;
 mod listeners;
 mod logging;
+mod musts;
 mod names;
 mod policies;
 mod refusals;

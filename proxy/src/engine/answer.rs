@@ -53,6 +53,7 @@ pub(crate) fn forward(
     let old_client = plan.asked.version == Version::Http10;
     let unsized_body = matches!(body, BodyLength::Chunked | BodyLength::UntilClose);
     let chunked = unsized_body && !old_client;
+    let trailers = chunked && plan.trailers && !options.may_list_trailers();
     // An old client learns the end of a body of unknown length from the end of the connection.
     let keep_alive = keep_alive && !(old_client && unsized_body);
     let changed = plan.route.changes.as_deref().and_then(|it| it.response_fields.as_ref());
@@ -63,7 +64,7 @@ pub(crate) fn forward(
             FieldId::ContentLength => {
                 (plan.asked.method == Method::Head || line.status == 304) && line.status != 204
             }
-            FieldId::Trailer => chunked && plan.trailers,
+            FieldId::Trailer => trailers,
             FieldId::Hops => false,
             _ => !options.strips(field, fields, octets),
         };
@@ -107,7 +108,7 @@ pub(crate) fn forward(
     Ok(Response {
         status: line.status,
         source,
-        sink: if chunked { Sink::Chunked { trailers: plan.trailers } } else { Sink::Plain },
+        sink: if chunked { Sink::Chunked { trailers } } else { Sink::Plain },
         length,
         reusable: options.persists(line.version)
             && body != BodyLength::UntilClose

@@ -171,13 +171,13 @@ impl<'a> Exchange<'a> {
     ) -> Self {
         let limits = worker.limits();
         let mirror =
-            plan.route.mirror.filter(|it| !plan.upgrades && it.takes(|below| fastrand::u32(..below)));
+            plan.route.mirror.filter(|it| plan.upgrade.is_none() && it.takes(|below| fastrand::u32(..below)));
         let (source, sink) = match plan.asked.body {
             BodyLength::None | BodyLength::UntilClose => (Source::Sized(0), Sink::Plain),
             BodyLength::Sized(length) => (Source::Sized(length), Sink::Plain),
             BodyLength::Chunked => {
                 let decoder = ChunkedDecoder::new(answer::TRAILERS);
-                (Source::Chunked(Box::new(decoder)), Sink::Chunked { trailers: true })
+                (Source::Chunked(Box::new(decoder)), Sink::Chunked { trailers: plan.own_trailers })
             }
         };
         Self {
@@ -374,12 +374,11 @@ impl<'a> Exchange<'a> {
         loop {
             match poll_fn(|cx| self.poll_hear(cx, in_use, &mut scanned)).await? {
                 Seen::Interim(status, text) => {
-                    let wanted =
-                        self.plan.asked.version == Version::Http11 && (status != 100 || self.held.is_some());
                     if status == 100 {
                         self.held = None;
                     }
-                    if wanted {
+                    // Also a 100 that the client does not wait for (RFC 9110 §15.2).
+                    if self.plan.asked.version == Version::Http11 {
                         self.tell(&text).await?;
                     }
                     self.worker.buffers.give_back_text(text);
@@ -502,11 +501,11 @@ impl<'a> Exchange<'a> {
         let mut text = self.worker.buffers.text();
         let head = (line, &*self.fields, buffer.unread());
         let seen = match line.status {
-            101 if self.plan.upgrades => {
+            101 if self.plan.asks_for(self.fields, buffer.unread()) => {
                 answer::interim(head, self.plan.keeps_case(), &mut text);
                 Seen::Switch(text)
             }
-            101 => return Err(Failure::Refused("it switched protocols without a request for it")),
+            101 => return Err(Failure::Refused("it switched to a protocol that it was not asked for")),
             100..200 => {
                 self.interim += 1;
                 if self.interim > MAX_INTERIM {

@@ -47,10 +47,12 @@ pub(crate) struct Plan {
     pub(crate) key: Option<u64>,
     /// The client waits for a 100 before it sends the body.
     pub(crate) expects: bool,
-    /// The client asks for another protocol on its connection.
-    pub(crate) upgrades: bool,
+    /// The other protocols that the client asks for on its connection, as a list; `None` if it asks for none.
+    pub(crate) upgrade: Option<Box<[u8]>>,
     /// The client takes trailers.
     pub(crate) trailers: bool,
+    /// The request's own trailers are passed on.
+    pub(crate) own_trailers: bool,
     /// The cookie that keeps the client at the service from now on.
     pub(crate) set_cookie: Option<Box<str>>,
 }
@@ -65,6 +67,14 @@ impl Plan {
     pub(crate) fn body_limit(&self, limits: &Limits) -> u64 {
         let own = self.route.document.limits.as_deref().and_then(|it| it.request_body);
         own.map(|it| it.0).or(limits.max_body_bytes).unwrap_or(u64::MAX)
+    }
+
+    /// True if an instance that answers with 101 switches to what the client has asked for (RFC 9110 §7.8). Names of
+    /// protocols have no case.
+    pub(crate) fn asks_for(&self, fields: &Fields, octets: &[u8]) -> bool {
+        let Some(asked) = self.upgrade.as_deref() else { return false };
+        let is_asked = |name: &[u8]| asked.split(|it| *it == b',').any(|it| it.eq_ignore_ascii_case(name));
+        fields.has(FieldId::Upgrade) && fields.elements(FieldId::Upgrade, octets).all(is_asked)
     }
 
     /// Names of fields are passed on in the case they came in.
@@ -263,7 +273,8 @@ impl<'a> Request<'a> {
             target: shared.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
             key: routed.key(&table, backend),
             expects: self.expects,
-            upgrades,
+            upgrade: upgrades.then(|| self.protocols()),
+            own_trailers: !self.options.may_list_trailers(),
             trailers: self.options.te_trailers && self.is_modern(),
             set_cookie,
             route: Arc::clone(found.route),
@@ -501,6 +512,12 @@ impl<'a> Request<'a> {
             && self.is_modern()
             && matches!(self.body, BodyLength::None | BodyLength::Sized(0))
             && !self.fields.all(FieldId::Upgrade).any(refused)
+    }
+
+    /// The protocols it asks for, separated by commas.
+    fn protocols(&self) -> Box<[u8]> {
+        let names: Vec<_> = self.fields.elements(FieldId::Upgrade, self.octets).collect();
+        names.join(&b',').into()
     }
 }
 

@@ -79,7 +79,7 @@ impl Request<'_> {
                 false
             }
             FieldId::MaxForwards => max_forwards,
-            FieldId::Trailer => self.body == BodyLength::Chunked,
+            FieldId::Trailer => self.body == BodyLength::Chunked && !self.options.may_list_trailers(),
             FieldId::Expect => self.expects,
             _ => !self.options.strips(field, self.fields, self.octets),
         }
@@ -99,8 +99,10 @@ impl Request<'_> {
         }
         if upgrades {
             text.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
-            self.push_list(text, FieldId::Upgrade);
-            text.truncate(text.len() - 2);
+            for (at, protocol) in self.fields.elements(FieldId::Upgrade, self.octets).enumerate() {
+                text.extend_from_slice(if at == 0 { b"" } else { b", " });
+                text.extend_from_slice(protocol);
+            }
             text.extend_from_slice(b"\r\n");
         } else if self.options.te_trailers && self.is_modern() {
             text.extend_from_slice(b"connection: te\r\nte: trailers\r\n");
@@ -117,14 +119,6 @@ impl Request<'_> {
         place.hop.append_to(text, &self.origin, host, self.fields.has(FieldId::Forwarded), lines);
         field(text, b"x-request-id", self.id.as_bytes());
         number(text, b"waypost-hops", u64::from(hops));
-    }
-
-    /// Appends every member of a list that the request has, each with a comma behind it.
-    fn push_list(&self, text: &mut Vec<u8>, id: FieldId) {
-        for field in self.fields.all(id).filter(|it| !it.value.is_empty()) {
-            text.extend_from_slice(field.value.get(self.octets));
-            text.extend_from_slice(b", ");
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use rustls::ProtocolVersion;
@@ -24,6 +24,17 @@ pub(crate) enum Stream {
     Server(Box<server::TlsStream<TcpStream>>),
     /// With an instance that speaks TLS.
     Client(Box<client::TlsStream<TcpStream>>),
+}
+
+/// A client says to its server that it ends a TLS connection (RFC 9112 §9.8). This is not waited for: it is one small record,
+/// and there is room for it unless the instance has stopped reading.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Self::Client(stream) = self {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut cx);
+        }
+    }
 }
 
 /// Calls a method of the stream inside.

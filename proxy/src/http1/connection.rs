@@ -3,7 +3,6 @@
 use super::{
     fields::{Field, FieldId, Fields},
     head::Version,
-    octets::list,
 };
 
 /// Fields about one connection, whether or not `Connection` lists them. `Trailer` is not among them, since trailers are
@@ -52,7 +51,7 @@ pub(crate) struct ConnectionOptions {
 /// Reads the `Connection` fields of a head. An option that is not a token has no meaning and is left out.
 pub(crate) fn connection_options(fields: &Fields, bytes: &[u8]) -> ConnectionOptions {
     let mut options = ConnectionOptions::default();
-    for option in options_of(fields, bytes) {
+    for option in fields.elements(FieldId::Connection, bytes) {
         if option.eq_ignore_ascii_case(b"close") {
             options.close = true;
         } else if option.eq_ignore_ascii_case(b"keep-alive") {
@@ -66,7 +65,7 @@ pub(crate) fn connection_options(fields: &Fields, bytes: &[u8]) -> ConnectionOpt
     }
     let listed = |id: FieldId| options.listed & id.bit() != 0 && fields.has(id);
     options.upgrade = listed(FieldId::Upgrade);
-    let mut codings = fields.all(FieldId::Te).flat_map(|field| list(field.value.get(bytes)));
+    let mut codings = fields.elements(FieldId::Te, bytes);
     options.te_trailers = listed(FieldId::Te) && codings.any(|it| it.eq_ignore_ascii_case(b"trailers"));
     options
 }
@@ -80,13 +79,19 @@ impl ConnectionOptions {
         }
     }
 
+    /// Whether fields are listed that could be trailers. The trailers must then go without them (RFC 9110 §7.6.1).
+    pub(crate) const fn may_list_trailers(&self) -> bool {
+        self.others || self.listed & !HOP_BY_HOP != 0
+    }
+
     /// Whether this field is about the connection only because `Connection` lists it. `fields` and `bytes` are those the
     /// options were read from.
     pub(crate) fn is_listed(&self, field: &Field, fields: &Fields, bytes: &[u8]) -> bool {
         match field.id {
             FieldId::Other => {
                 let name = field.name.get(bytes);
-                self.others && options_of(fields, bytes).any(|option| option.eq_ignore_ascii_case(name))
+                let mut options = fields.elements(FieldId::Connection, bytes);
+                self.others && options.any(|option| option.eq_ignore_ascii_case(name))
             }
             known => self.listed & !KEPT & known.bit() != 0,
         }
@@ -101,8 +106,4 @@ impl ConnectionOptions {
 /// Whether fields of this name are about one connection, also if `Connection` does not list them.
 const fn is_hop_by_hop(id: FieldId) -> bool {
     HOP_BY_HOP & id.bit() != 0
-}
-
-fn options_of<'a>(fields: &'a Fields, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    fields.all(FieldId::Connection).flat_map(|field| list(field.value.get(bytes)))
 }

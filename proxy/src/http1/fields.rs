@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::octets::list;
+
 /// A range of the bytes of a head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -22,16 +24,6 @@ impl Span {
     /// What is there; nothing if these are not the bytes that were read.
     pub(crate) fn get(self, bytes: &[u8]) -> &[u8] {
         bytes.get(self.start as usize..self.end as usize).unwrap_or_default()
-    }
-
-    /// How many octets.
-    pub(crate) const fn len(self) -> usize {
-        self.end.saturating_sub(self.start) as usize
-    }
-
-    /// Whether there are none.
-    pub(crate) const fn is_empty(self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -272,6 +264,11 @@ impl Fields {
     pub(crate) fn all(&self, id: FieldId) -> impl DoubleEndedIterator<Item = &Field> {
         let from = if self.has(id) { self.first[id as usize] as usize } else { self.fields.len() };
         self.fields[from..].iter().filter(move |field| field.id == id)
+    }
+
+    /// The elements of a list in all fields of a known name, without empty ones; `bytes` are those the fields were read from.
+    pub(crate) fn elements<'a>(&'a self, id: FieldId, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.all(id).flat_map(|field| list(field.value.get(bytes)))
     }
 
     /// Every field of any name, in any case of letters, in their order; `bytes` are those the fields were read from.

@@ -144,6 +144,7 @@ async fn trailers_are_passed_on_in_both_directions() {
     assert!(sent.contains("\r\nte: trailers\r\n") && sent.contains("\r\ntrailer: Check\r\n"), "{sent}");
     let without = conversation(&world, &GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
     assert!(without.ends_with("\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "not asked for: {without}");
+    assert!(!without.contains("railer"), "{without}");
 }
 
 #[tokio::test]

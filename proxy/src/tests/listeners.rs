@@ -23,7 +23,7 @@ use crate::{
 const GET: &str = "GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: close\r\n\r\n";
 
 /// A certificate for `web.example.com`, and a client that trusts it.
-fn certificate() -> (ServerTls, TlsConnector) {
+pub(super) fn certificate() -> (ServerTls, TlsConnector) {
     let (settings, connector) = issued();
     let tls = ServerTls::default();
     tls.set(&settings).unwrap();
@@ -45,7 +45,7 @@ fn issued() -> (ServerSettings, TlsConnector) {
     (ServerSettings::new(vec![identity]), TlsConnector::from(Arc::new(client)))
 }
 
-fn listening(change: impl FnOnce(&mut Listener)) -> Config {
+pub(super) fn listening(change: impl FnOnce(&mut Listener)) -> Config {
     let mut config = alone(|_| {});
     change(&mut config.listeners[0]);
     config
