@@ -32,7 +32,7 @@ use std::{
 };
 
 use self::walk::Claims;
-use crate::http1::{self, FieldId};
+use crate::{http1::FieldId, target::Authority};
 
 const FOR_LINE: &[u8] = b"x-forwarded-for: ";
 /// The longest text of an address: `ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff`.
@@ -294,7 +294,7 @@ fn append_list<'a>(out: &mut Vec<u8>, lines: impl Iterator<Item = &'a [u8]>) {
 
 /// A claimed host that can be put into a URL and a field.
 fn is_host(text: &[u8]) -> bool {
-    text.len() <= MAX_HOST && http1::is_host(text)
+    text.len() <= MAX_HOST && Authority::read(text).is_ok()
 }
 
 /// The port that a host names.

@@ -17,7 +17,6 @@ mod error;
 mod fields;
 mod framing;
 mod head;
-mod host;
 mod octets;
 mod section;
 mod trailers;
@@ -34,7 +33,6 @@ pub(crate) use framing::{BodyLength, announces_forbidden_body, request_body, res
 pub(crate) use head::{
     Form, HeadLimits, Method, RequestLine, StatusLine, Version, read_request, read_response,
 };
-pub(crate) use host::is_host;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use trailers::is_forbidden_in_trailers;
 pub(crate) use trailers::write_trailers;

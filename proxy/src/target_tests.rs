@@ -135,7 +135,17 @@ fn the_four_forms() {
     assert_eq!(read("GET", "http://a.example").unwrap().forwarded(), "/");
     assert!(read("OPTIONS", "http://a.example").unwrap().is_asterisk());
     assert!(!read("OPTIONS", "http://a.example/").unwrap().is_asterisk());
-    for wrong in ["http://", "http:///x", "http://u@a/", "http://a:b/", "http://a:65536/", "http://a b/"] {
+    for wrong in [
+        "http://",
+        "http:///x",
+        "http://u@a/",
+        "http://a:b/",
+        "http://a:65536/",
+        "http://a b/",
+        "http://a\\b/",
+        "http://%61/",
+        "http://u:p@a/",
+    ] {
         assert_eq!(read("GET", wrong), Err(Refusal::Authority), "{wrong}");
     }
     assert_eq!(read("GET", "http://a#b"), Err(Refusal::Octet(b'#')));
@@ -151,13 +161,51 @@ fn authorities_are_names_or_addresses() {
         ("10.0.0.1:1", "10.0.0.1", Some(1)),
         ("[2001:DB8::1]:80", "[2001:db8::1]", Some(80)),
         ("[::1]", "[::1]", None),
+        ("[::ffff:192.0.2.1]", "[::ffff:192.0.2.1]", None),
+        ("a:65535", "a", Some(65_535)),
+        ("a:00080", "a", Some(80)),
     ] {
         let authority = Authority::read(text.as_bytes()).unwrap();
         assert_eq!((&*authority.host, authority.port), (host, port), "{text}");
     }
     let wrong = [
-        "", ".", "a..b", ".a", "a..", ":80", "a:b", "a:+1", "a:-1", "a:99999", "a/b", "a b", "u@a", "a,b",
-        "%61", "[::1", "[a]", "[::1].", "[::1]a", "::1", "a\u{e9}", "a*",
+        "",
+        ".",
+        "a..b",
+        ".a",
+        "a..",
+        ":80",
+        "a:b",
+        "a:+1",
+        "a:-1",
+        "a:99999",
+        "a/b",
+        "a b",
+        "u@a",
+        "a,b",
+        "%61",
+        "[::1",
+        "[a]",
+        "[::1].",
+        "[::1]a",
+        "::1",
+        "a\u{e9}",
+        "a*",
+        "a#",
+        "a?b",
+        "a\\b",
+        "a:65536",
+        "a:8:0",
+        "a: 80",
+        "[]",
+        "[1.2.3.4]",
+        "[v1.x]",
+        "[::1%25eth0]",
+        "a\tb",
+        "a;b",
+        "a\"b\"",
+        "user:pw@a",
+        "a~b",
     ];
     for text in wrong {
         assert_eq!(Authority::read(text.as_bytes()), Err(Refusal::Authority), "{text}");

@@ -35,7 +35,8 @@ use crate::{
 /// The hedging of a request, if it may be hedged.
 pub(super) fn of(plan: &Plan) -> Option<&Hedge> {
     let hedge = plan.route.document.hedge.as_deref()?;
-    let may_be = plan.asked.method.is_idempotent() && plan.asked.body == BodyLength::None && plan.upgrade.is_none();
+    let may_be =
+        plan.asked.method.is_idempotent() && plan.asked.body == BodyLength::None && plan.upgrade.is_none();
     may_be.then_some(hedge)
 }
 

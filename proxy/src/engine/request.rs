@@ -350,15 +350,10 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
+    /// What `Host` says; there is one at most, and only HTTP/1.0 may go without.
     fn authority(&self) -> Result<Option<Authority<'a>>, Box<Step>> {
-        if self.fields.has_several(FieldId::Host) {
-            return Err(self.fail(Reason::BadRequest, "more than one Host"));
-        }
-        match self.fields.value(FieldId::Host, self.octets) {
-            Some(host) => Authority::read(host).map(Some).map_err(|it| self.refuse(it)),
-            None if !self.is_modern() => Ok(None),
-            None => Err(self.fail(Reason::BadRequest, "no Host")),
-        }
+        let host = self.fields.value(FieldId::Host, self.octets);
+        host.map(Authority::read).transpose().map_err(|it| self.refuse(it))
     }
 
     /// Whether load balancers may send traffic here. With `?strict` also whether this gateway's data may be out of date;

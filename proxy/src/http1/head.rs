@@ -6,7 +6,6 @@
 use super::{
     error::HeadError,
     fields::{FieldId, Fields, Span},
-    host::is_host,
     octets::{target_end, text_end, token_end},
     section::{line_end, read_section},
 };
@@ -67,7 +66,8 @@ impl Method {
 pub(crate) enum Form {
     /// A path and an optional query; starts with `/`.
     Origin,
-    /// An `http` or `https` URI. Its authority stands above `Host` and is checked as that is; its path and query may be empty.
+    /// An `http` or `https` URI. Its authority stands above `Host` and is checked where that is, in `target`; each part may
+    /// be empty.
     Absolute { authority: Span, path: Span },
     /// `*`, which only OPTIONS has.
     Asterisk,
@@ -267,22 +267,19 @@ fn form(bytes: &[u8], method: Span, known: Method, target: Span) -> Result<Form,
             let start = target.start as usize + scheme.len();
             let rest = &text[scheme.len()..];
             let length = rest.iter().position(|octet| matches!(octet, b'/' | b'?')).unwrap_or(rest.len());
-            if !is_host(&rest[..length]) {
-                return Err(HeadError::BadForm);
-            }
             let path = Span::new(start + length, target.end as usize);
             Ok(Form::Absolute { authority: Span::new(start, start + length), path })
         }
     }
 }
 
+/// What is in the field is looked at where it is used (`target`).
 fn check_host(bytes: &[u8], version: Version, fields: &Fields) -> Result<(), HeadError> {
     match fields.value(FieldId::Host, bytes) {
         None if version == Version::Http10 => Ok(()),
         None => Err(HeadError::NoHost),
         Some(_) if fields.has_several(FieldId::Host) => Err(HeadError::ManyHosts),
-        Some(host) if is_host(host) => Ok(()),
-        Some(_) => Err(HeadError::BadHost),
+        Some(_) => Ok(()),
     }
 }
 

@@ -14,8 +14,6 @@ const QUERY: u8 = 32;
 const HEX: u8 = 4;
 /// In [`CLASS`]: may be in a field value: white space, visible, or above 127 (RFC 9110 §5.5).
 const TEXT: u8 = 8;
-/// In [`CLASS`]: may be in a host name: unreserved in RFC 3986.
-const NAME: u8 = 16;
 
 static CLASS: [u8; 256] = classes();
 
@@ -48,9 +46,6 @@ const fn classes() -> [u8; 256] {
         if octet == b'\t' || (octet >= b' ' && octet != 0x7f) {
             class |= TEXT;
         }
-        if unreserved {
-            class |= NAME;
-        }
         table[at] = class;
         at += 1;
     }
@@ -64,11 +59,6 @@ const fn is(octet: u8, class: u8) -> bool {
 /// Whether this may be part of a token.
 pub(super) const fn is_token(octet: u8) -> bool {
     is(octet, TOKEN)
-}
-
-/// Whether this may be part of a host name.
-pub(super) const fn is_name(octet: u8) -> bool {
-    is(octet, NAME)
 }
 
 /// Whether this may be in a field value or a reason.
@@ -166,7 +156,6 @@ mod tests {
         assert_eq!(all(TOKEN), format!("!#$%&'*+-.0123456789{letters}^_`{small}|~"));
         assert_eq!(all(PATH), format!("!$&'()*+,-./0123456789:;=@{letters}[\\]_{small}~"));
         assert_eq!(all(QUERY), format!("!$%&'()*+,-./0123456789:;=?@{letters}[\\]_{small}~"));
-        assert_eq!(all(NAME), format!("-.0123456789{letters}_{small}~"));
         let text = (0..=u8::MAX).filter(|&it| is(it, TEXT)).count();
         assert_eq!(text, 256 - 32 - 1 + 1, "all but controls and DEL, and the tab");
     }

