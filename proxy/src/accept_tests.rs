@@ -141,7 +141,7 @@ fn connections_that_the_system_has_completed_are_served_at_the_end() {
         let bound = open(&[Listener::plain("127.0.0.1:0".parse().unwrap())], Duration::ZERO, true).unwrap();
         let address = bound[0].address;
         let places = Places::new(1000, 1000, workers, Arc::clone(&metrics));
-        // Nobody accepts yet.
+        // No worker accepts yet.
         let mut streams: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
         let (entrance, doors) = start(bound, workers, &places, &metrics).unwrap();
         entrance.close();

@@ -3,7 +3,7 @@
 //!
 //! [`read`] is given what has come so far and reads from the start each time: a header is short and nearly always
 //! comes in one piece. It is strict, because headers are written by programs; a connection whose header is wrong is
-//! closed. Its length is bounded before it is complete. Whom a header is taken from is decided elsewhere, by the listener's
+//! closed. Its length is bounded before it is complete. Which peers may send one is decided elsewhere, by the listener's
 //! trusted networks.
 
 mod receive;

@@ -53,8 +53,8 @@ impl std::fmt::Debug for RequestId {
 
 /// A worker's source of ids: UUIDs of version 7 (RFC 9562 §5.7), which sort by time.
 ///
-/// Their random part is SipHash of a counter under a key from the system's random numbers, so that nobody who knows
-/// some ids can tell others, and no worker repeats those of another.
+/// Their random part is SipHash of a counter under a key from the system's random numbers, so that a client that knows
+/// some ids cannot tell others, and no worker repeats those of another.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestIds {
     key: RandomState,

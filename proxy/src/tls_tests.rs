@@ -155,7 +155,7 @@ async fn sessions_are_resumed_at_any_worker_and_after_a_change_of_certificates()
         server.set(&changed).unwrap();
         let expected = if resumed { HandshakeKind::Resumed } else { HandshakeKind::Full };
         assert_eq!(meet(&server, &client, "a.example").await.unwrap().0.kind, Some(expected));
-        // Another authority of clients: whoever had a session has to begin anew.
+        // Another authority of clients: those that had a session must begin a new one.
         let clients = ClientCertificates::Optional(authority.pem.clone().into_bytes());
         server.set(&ServerSettings { client_certificates: clients, ..changed }).unwrap();
         assert_eq!(meet(&server, &client, "a.example").await.unwrap().0.kind, Some(HandshakeKind::Full));

@@ -110,7 +110,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Counts the connection for a client, whom a PROXY header has named, instead of the one before.
+    /// Counts the connection for the client that its PROXY header names, instead of its peer.
     ///
     /// # Errors
     /// The client has as many as it may; it was counted.

@@ -191,7 +191,7 @@ impl Hand {
         }
     }
 
-    /// True if some worker has nothing that waits too long. Else moving connections around helps nobody.
+    /// True if some worker has nothing that waits too long. Else moving connections around gains nothing.
     fn another_is_well(&self) -> bool {
         let now = Instant::now();
         self.inboxes.iter().any(|it| !it.is_shunned() && it.due().is_none_or(|due| due > now))

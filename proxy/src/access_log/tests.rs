@@ -242,7 +242,7 @@ fn a_quiet_worker_hands_its_lines_over_after_half_a_second() {
 }
 
 #[test]
-fn a_pipe_that_is_not_read_costs_lines_and_holds_nobody_up() {
+fn a_pipe_that_is_not_read_costs_lines_and_delays_no_request() {
     let target = Target::default();
     target.0.stuck.store(true, Ordering::SeqCst);
     let (log, metrics) = log_to(&target, AccessLog::MIN_BUFFER);

@@ -4,7 +4,7 @@
 /// The forms of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// `application/problem+json` (RFC 9457), for programs, and for whoever does not say.
+    /// `application/problem+json` (RFC 9457), for programs, and for clients that do not say.
     #[default]
     Problem,
     /// A page for people in front of a browser.

@@ -56,7 +56,7 @@ enum Mark {
     Closes,
     /// Trying again in a moment may help.
     Soon,
-    /// The answer's head was sent before, or nobody is there to read one.
+    /// The response's head was sent before, or the client is gone.
     Afterwards,
 }
 
@@ -110,7 +110,7 @@ reasons! {
     PerTryTimeout 504 "per_try_timeout" "Attempt timed out" "$ timed out: no attempt was answered in time";
     TotalTimeout 504 "total_timeout" "Request timed out" "$ timed out: the request took longer than it may in all";
 
-    // Seen when the answer's head was sent, or when there is nobody to read one.
+    // Seen when the response's head was sent, or when the client is gone.
     ClientGone 499 "client_gone" "Client gone" "the client went away before it had its answer" [Closes Afterwards];
     ClientNotReading 499 "client_not_reading" "Client too slow" "the client did not take its answer in time" [Closes Afterwards];
     AnswerCut 502 "answer_cut" "Answer ended early" "the answer of $ ended early" [Closes Afterwards];
@@ -137,7 +137,7 @@ impl Reason {
         !self.marks().contains(&Mark::Afterwards)
     }
 
-    /// After how many seconds the client may try again, if nobody knows better.
+    /// After how many seconds the client may try again, unless the caller knows better.
     #[must_use]
     pub fn retry_after(self) -> Option<u32> {
         self.marks().contains(&Mark::Soon).then_some(1)

@@ -123,7 +123,7 @@ fn only(counts: &BTreeMap<String, usize>, who: &[&str]) -> bool {
 }
 
 #[test]
-fn clients_that_stop_in_an_upload_eject_nobody() {
+fn clients_that_stop_in_an_upload_eject_no_instance() {
     let mut gateway = Gateway::two_and_one();
     for outcome in [
         Outcome::ClientStalled,
@@ -146,7 +146,7 @@ fn clients_that_stop_in_an_upload_eject_nobody() {
 }
 
 #[test]
-fn one_url_that_ends_the_connection_ejects_nobody() {
+fn one_url_that_ends_the_connection_ejects_no_instance() {
     for method in ["GET", "POST"] {
         for outcome in [RESET, BROKEN, Outcome::Late, Outcome::BodyCut, Outcome::NotHttp] {
             let mut gateway = Gateway::two_and_one();
@@ -200,7 +200,7 @@ fn an_ill_instance_is_ejected_and_no_other() {
 }
 
 #[test]
-fn when_all_answer_badly_nobody_is_ejected_and_nothing_leaves() {
+fn when_all_answer_badly_none_is_ejected_and_no_request_leaves_the_site() {
     let mut gateway = Gateway::two_and_one();
     let all_ill = |_: &str, _: &str| BROKEN;
     for number in 0..100 {

@@ -5,7 +5,7 @@
 //! gone, 30 % go to the next sites. When none is left, all of them go at once.
 //!
 //! Lost are instances that the registry calls critical and those that are down by our dials. Ejected ones are not: what
-//! requests showed moves no traffic between sites. Neither are instances in maintenance or drained, which somebody took
+//! requests showed moves no traffic between sites. Neither are instances in maintenance or drained, which an operator took
 //! out on purpose.
 
 /// All requests, in the unit of shares.

@@ -18,7 +18,7 @@ pub(crate) enum Failure {
     Unprepared(String),
     /// The name of its instance has no address.
     Unresolved,
-    /// The service has as many requests or connections as it may have, and nobody may wait.
+    /// The service has as many requests or connections as it may have, and none may wait.
     CircuitOpen,
     /// As many wait for the service as may.
     QueueFull,

@@ -32,7 +32,7 @@ pub(crate) struct UpstreamConnection {
     pub(crate) address: SocketAddr,
     /// The instance that it served last, or was made for.
     pub(crate) instance: Arc<Instance>,
-    /// Whom it is with, where TLS has seen to it.
+    /// The identity that TLS has verified; `None` without TLS.
     pub(crate) identity: Option<Identity>,
     /// Its place among the connections of its service, where these are limited.
     pub(crate) place: Option<Admitted>,
@@ -135,7 +135,7 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection, unless as many as are kept to its address are there already, or somebody waits for its place; then
+    /// Keeps a connection, unless as many as are kept to its address are there already, or a request waits for its place; then
     /// it is returned.
     pub(crate) fn put(&mut self, mut connection: UpstreamConnection) -> Option<UpstreamConnection> {
         let connections = self.idle.entry(connection.address).or_default();

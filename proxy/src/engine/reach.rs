@@ -151,7 +151,7 @@ impl Exchange<'_> {
         Bounds { turn: limits.response_timeout.min(self.left()), ended: limits.client_fin_timeout }
     }
 
-    /// The time that it waited in line is nobody's fault.
+    /// The time that it waited in line counts against neither client nor instance.
     pub(super) fn has_waited(&mut self) {
         let now = Instant::now();
         self.patience = upload_patience(self.worker.limits(), now);

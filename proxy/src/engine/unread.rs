@@ -112,7 +112,7 @@ mod tests {
         let (mut theirs, _) = listener.accept().await.unwrap();
         ours.write_all(b"before").await.unwrap();
         theirs.read_exact(&mut [0; 6]).await.unwrap();
-        // What the other side's system has room for is acknowledged although nobody has read it; the rest is not.
+        // What the other side's system has room for is acknowledged although the program has not read it; the rest is not.
         if unread > 0 {
             let filler = vec![b'x'; 64 * 1024];
             while tokio::time::timeout(Duration::from_millis(300), ours.write_all(&filler)).await.is_ok() {}

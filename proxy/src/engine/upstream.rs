@@ -366,7 +366,7 @@ impl InUse {
             if connection.input.is_none() {
                 self.upstream.give_back(connection);
             } else {
-                // Octets behind a response that nobody asked for.
+                // Octets behind the response, which were not asked for.
                 self.connection = Some(connection);
             }
         }

@@ -9,7 +9,7 @@
 //! - several different targets failed here, and another instance answered anything well since the failures began.
 //!
 //! A request that failed at several instances blames none of them ([`Evidence::Shared`]): what was asked is the cause,
-//! or they all are ill, and then ejecting some helps nobody.
+//! or they all are ill, and then ejecting some gains nothing.
 //!
 //! A target is a hash of what was asked (method, host and path without the query). Only a service with suspects pays for
 //! this: while there is none, an answer costs one load ([`Suspects`] is behind a lock that is not touched then).
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn one_url_ejects_nobody() {
+    fn one_url_ejects_no_instance() {
         let mut suspects = Suspects::default();
         assert_eq!(fail(&mut suspects, &[7; 100], Evidence::Alone), Judgement::Open);
         answered(&mut suspects, 2, 8);

@@ -30,7 +30,7 @@ impl Span {
 /// Declares [`FieldId`] and the table of names in one place.
 macro_rules! known {
     ($($id:ident $name:literal,)*) => {
-        /// A name that somebody in the gateway asks for, found in any case of letters; `Other` for the rest.
+        /// A name that the gateway asks for, found in any case of letters; `Other` for the rest.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub(crate) enum FieldId {

@@ -40,7 +40,7 @@ pub(crate) struct Circuit {
     most_pending: AtomicU32,
     /// Those of `pending` that wait for a connection.
     wanting: AtomicU32,
-    /// Connections that serve nobody now.
+    /// Connections that serve no request now.
     idle: AtomicU32,
 }
 
@@ -111,13 +111,13 @@ impl Circuit {
         self.wanting.load(Ordering::SeqCst)
     }
 
-    /// Connections that serve nobody now, of all workers. One who has begun to wait for a connection looks at this, and one
-    /// who has counted an idle one looks at [`Self::connections_wanted`]: whoever is later sees the other.
+    /// Connections that serve no request now, of all workers. A request that has begun to wait for a connection looks at this,
+    /// and a worker that has counted an idle one looks at [`Self::connections_wanted`]: the later of the two sees the other.
     pub(crate) fn idle(&self) -> u32 {
         self.idle.load(Ordering::SeqCst)
     }
 
-    /// True if nobody may wait.
+    /// True if no request may wait.
     pub(crate) fn has_no_line(&self) -> bool {
         self.most_pending.load(Ordering::Relaxed) == 0
     }

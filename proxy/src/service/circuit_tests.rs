@@ -36,7 +36,7 @@ async fn beyond_the_limit_requests_wait_and_beyond_the_line_they_are_refused() {
 }
 
 #[tokio::test]
-async fn the_first_in_line_is_the_first_admitted_and_nobody_overtakes() {
+async fn requests_in_line_are_admitted_in_their_order() {
     let circuit = circuit(1, 9);
     let held = circuit.request().await.unwrap();
     let (mut first, mut second) = (turn(&circuit), turn(&circuit));

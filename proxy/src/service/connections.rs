@@ -50,7 +50,7 @@ pub(crate) struct InstanceTls {
     name: Option<Arc<str>>,
 }
 
-/// Whom a connection is with, as far as TLS has seen to it. A connection with another identity is another connection,
+/// What TLS has verified of the other side of a connection. A connection with another identity is another connection,
 /// although it is to the same address.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {

@@ -61,7 +61,7 @@ async fn beyond_the_limit_requests_wait_and_beyond_the_line_they_are_refused() {
         assert_eq!(first.answer().await.text(), "web-1");
         assert_eq!(waited.answer().await.text(), "web-1");
         assert_eq!(web.seen().len(), 1);
-        assert_eq!(world.metrics().ejections.get() + world.metrics().downs.get(), 0, "nobody is blamed");
+        assert_eq!(world.metrics().ejections.get() + world.metrics().downs.get(), 0, "no instance is blamed");
         assert_eq!(world.get("/").await.0, 200);
     }
 }
@@ -100,7 +100,7 @@ async fn a_client_that_goes_away_leaves_the_line() {
         eventually("they are gone", || world.proxy.status().connections == 1).await;
         let mut waits = held(&world).await;
         let early = tokio::time::timeout(Duration::from_millis(200), waits.answer_to(false)).await;
-        assert!(early.is_err(), "it waits, so nobody else does");
+        assert!(early.is_err(), "it waits, so no other does");
         web.held.add_permits(2);
         assert_eq!(first.answer().await.text(), "web-1");
         assert_eq!(waits.answer().await.text(), "web-1");
@@ -166,7 +166,7 @@ async fn requests_that_wait_for_a_connection_get_that_of_one_that_is_over() {
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_nobody_in_line() {
+async fn a_drain_does_not_wait_for_requests_in_line() {
     let (a, b) = (Backend::plain("a").await, Backend::plain("b").await);
     let mut world = world_of(limited(100, 10, 1), &[&a, &b]).await;
     let mut first = held(&world).await;

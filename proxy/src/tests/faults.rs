@@ -1,4 +1,4 @@
-//! Slow and broken peers: whom a failure is blamed on, and what ends it.
+//! Slow and broken peers: which side a failure counts against, and what ends it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::testing::{drain, eventually};
 const SHORT: Duration = Duration::from_millis(50);
 
 #[tokio::test]
-async fn a_client_that_stops_in_an_upload_gets_a_408_and_blames_nobody() {
+async fn a_client_that_stops_in_an_upload_gets_a_408_and_no_instance_is_blamed() {
     let (home, away) = (Instance::new("home").await, Instance::new("away").await.in_site("s0"));
     let config = alone(|limits| limits.body_timeout = SHORT);
     let world = World::start(config, &[home.endpoint.clone(), away.endpoint.clone()]).await;
@@ -237,7 +237,7 @@ async fn a_drain_cuts_what_does_not_end_and_then_gives_its_receipt() {
 }
 
 #[tokio::test]
-async fn a_drain_cuts_a_response_that_nobody_reads() {
+async fn a_drain_cuts_a_response_that_its_client_does_not_read() {
     let web = large().await;
     let config = alone(|limits| limits.drain_deadline = SHORT);
     let mut world = World::start(config, std::slice::from_ref(&web.endpoint)).await;

@@ -94,7 +94,7 @@ async fn a_body_waits_for_the_instances_100() {
     let said = || String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
     eventually("the head arrives", || said().contains("\r\n\r\n")).await;
     assert!(said().contains("\r\nexpect: 100-continue\r\n"), "{}", said());
-    // The client need not wait, and then nobody does.
+    // The client need not wait; if it does not, the gateway does not either.
     client.send("hello").await;
     eventually("the body arrives", || said().ends_with("hello")).await;
 }

@@ -70,7 +70,7 @@ impl Backends {
         Arc::clone(self.all().entry(key).or_insert_with_key(|key| Arc::new(prepare(key))))
     }
 
-    /// Reads files again that have changed, and forgets what nobody uses any more. May block on the disk.
+    /// Reads files again that have changed, and forgets what is not used any more. May block on the disk.
     pub(crate) fn reread(&self) {
         let all: Vec<_> = {
             let mut all = self.all();
