@@ -115,7 +115,7 @@ pub struct Limits {
     /// Client connections at once of one IPv4 address or IPv6 /64, over all workers, as [`Self::max_connections`]. Less
     /// keeps one client from taking the places of all others; clients behind one NAT share an address.
     pub max_connections_per_client: usize,
-    /// Requests on one client connection; the answer to the last has `Connection: close`. Fewer spread clients over the
+    /// Requests on one client connection; the response to the last has `Connection: close`. Fewer spread clients over the
     /// workers and gateways sooner after a change, at the cost of more handshakes.
     pub max_requests_per_connection: u64,
     /// Bytes of a request or response head; more is refused with 431 (of a response: 502). At least 8 KiB.

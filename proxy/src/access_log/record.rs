@@ -55,15 +55,15 @@ pub(crate) struct Record<'a> {
     pub(crate) retries: u32,
     /// Bytes of the request's body.
     pub(crate) bytes_in: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the response's body.
     pub(crate) bytes_out: u64,
     /// Waiting for an instance.
     pub(crate) pick: Option<Duration>,
     /// Making a connection.
     pub(crate) connect: Option<Duration>,
-    /// From its first byte to the first byte of the answer.
+    /// From its first byte to the first byte of the response.
     pub(crate) first_byte: Option<Duration>,
-    /// From its first byte to the last byte of the answer.
+    /// From its first byte to the last byte of the response.
     pub(crate) total: Duration,
     pub(crate) request_id: &'a [u8],
     pub(crate) user_agent: &'a [u8],

@@ -1,4 +1,4 @@
-//! A request's head while it is decided what is done with it, and what is needed of it for an answer of the gateway.
+//! A request's head while it is decided what is done with it, and what is needed of it for a response of the gateway.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use crate::{
     shared::Shared,
 };
 
-/// What an answer of the gateway depends on.
+/// What a response of the gateway depends on.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) method: Method,

@@ -1,4 +1,4 @@
-//! A client's connection: heads are read from it, answers written to it, and it is closed so that the last answer
+//! A client's connection: heads are read from it, answers written to it, and it is closed so that the last response
 //! arrives.
 
 use std::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a closed connection is still read in all, and for how long it may be silent meanwhile. Closing with unread
-/// octets resets the connection and can destroy the answer on its way (RFC 9112 §9.6). As nginx's `lingering_close`.
+/// octets resets the connection and can destroy the response on its way (RFC 9112 §9.6). As nginx's `lingering_close`.
 const LINGER: Duration = Duration::from_secs(30);
 pub(crate) const LINGER_SILENT: Duration = Duration::from_secs(5);
 
@@ -206,7 +206,7 @@ impl Client {
         shut.await
     }
 
-    /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the answer.
+    /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the response.
     pub(crate) async fn linger(mut self, buffers: &Buffers, timer: &Timer, silent: Duration) {
         if !self.shut_down(timer).await || self.ended {
             release(&mut self.input, buffers);

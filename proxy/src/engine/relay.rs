@@ -100,7 +100,7 @@ impl Exchange<'_> {
         patience: &mut Patience,
     ) -> Poll<Result<(), Broken>> {
         let Some(connection) = in_use.connection() else { return Poll::Ready(Err(Broken::Short)) };
-        // What is wrong with the rest of the request is no longer of interest: an answer is under way.
+        // What is wrong with the rest of the request is no longer of interest: a response is under way.
         let before = self.upload.passed;
         if self.send(cx, connection).is_err() {
             (self.refused, self.client_broke) = (true, true);

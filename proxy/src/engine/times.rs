@@ -14,9 +14,9 @@ const NO_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub(crate) struct TimeLimits {
     /// For a connection to an instance.
     pub(crate) connect: Duration,
-    /// Until the first byte of the answer.
+    /// Until the first byte of the response.
     pub(crate) first_byte: Duration,
-    /// Without a byte once the answer has begun.
+    /// Without a byte once the response has begun.
     pub(crate) idle: Duration,
     /// Of one attempt; `None`: any time.
     pub(crate) per_try: Option<Duration>,

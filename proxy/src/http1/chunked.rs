@@ -47,7 +47,7 @@ pub(crate) enum ChunkError {
 }
 
 impl ChunkError {
-    /// What is wrong, in words for a log and an answer.
+    /// What is wrong, in words for a log and a response.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::BadSize => "the size of a chunk is not a hexadecimal number",

@@ -1,4 +1,4 @@
-//! The `Date` of answers that have none (RFC 9110 §6.6.1), written once per second.
+//! The `Date` of responses that have none (RFC 9110 §6.6.1), written once per second.
 
 use store::model::Moment;
 

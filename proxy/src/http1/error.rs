@@ -1,6 +1,6 @@
 //! Why a head is refused.
 
-/// What is wrong with a head. A request is answered with [`HeadError::status`] and its connection closed; an answer with such
+/// What is wrong with a head. A request is answered with [`HeadError::status`] and its connection closed; a response with such
 /// a head becomes 502.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeadError {
@@ -46,12 +46,12 @@ impl HeadError {
         }
     }
 
-    /// Whether an answer with such a head is not HTTP at all.
+    /// Whether a response with such a head is not HTTP at all.
     pub(crate) const fn is_foreign(self) -> bool {
         matches!(self, Self::BadStatusLine | Self::BadVersion | Self::OtherVersion)
     }
 
-    /// What is wrong, in words for a log and an answer.
+    /// What is wrong, in words for a log and a response.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::EmptyLines => "too many empty lines before the request",

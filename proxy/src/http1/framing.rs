@@ -15,7 +15,7 @@ pub(crate) enum BodyLength {
     Sized(u64),
     /// In chunks.
     Chunked,
-    /// All that comes before the connection is closed; answers only.
+    /// All that comes before the connection is closed; responses only.
     UntilClose,
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn request_body(version: Version, fields: &Fields, bytes: &[u8]) -> R
     Ok(announced(version, fields, bytes)?.unwrap_or(BodyLength::None))
 }
 
-/// The length of an answer's body. Also where there is none by the rules, an announcement that is not clear is refused, since
+/// The length of a response's body. Also where there is none by the rules, an announcement that is not clear is refused, since
 /// it would be passed on.
 pub(crate) fn response_body(
     request_is_head: bool,
@@ -40,15 +40,15 @@ pub(crate) fn response_body(
     Ok(announced.unwrap_or(BodyLength::UntilClose))
 }
 
-/// Whether an answer that may have no body announces one. What follows it on the connection cannot be trusted to be an
-/// answer, so the connection is not used again.
+/// Whether a response that may have no body announces one. What follows it on the connection cannot be trusted to be a
+/// response, so the connection is not used again.
 pub(crate) fn announces_forbidden_body(status: u16, fields: &Fields, bytes: &[u8]) -> bool {
     let length = fields.value(FieldId::ContentLength, bytes).and_then(number);
     (status < 200 || status == 204)
         && (fields.has(FieldId::TransferEncoding) || length.is_some_and(|length| length > 0))
 }
 
-/// Answers with these codes have no body whatever their fields say (RFC 9112 §6.3).
+/// Responses with these codes have no body whatever their fields say (RFC 9112 §6.3).
 const fn is_without_body(status: u16) -> bool {
     status < 200 || status == 204 || status == 304
 }

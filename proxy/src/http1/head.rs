@@ -1,4 +1,4 @@
-//! The head of a request and of an answer: the first line, then the fields (RFC 9112 §3 to §5).
+//! The head of a request and of a response: the first line, then the fields (RFC 9112 §3 to §5).
 //!
 //! A head that is whole in the buffer, as nearly every one is, is read in one pass. One that comes in pieces is read again only
 //! when its end may have come, so that it costs its length twice and not its square.
@@ -85,7 +85,7 @@ pub(crate) struct RequestLine {
     pub(crate) length: usize,
 }
 
-/// The first line of an answer.
+/// The first line of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StatusLine {
     pub(crate) version: Version,
@@ -121,7 +121,7 @@ pub(crate) fn read_request(
     read(bytes, scanned, limits, fields, request)
 }
 
-/// Reads the head of an answer from the start of `bytes`, as [`read_request`] does.
+/// Reads the head of a response from the start of `bytes`, as [`read_request`] does.
 pub(crate) fn read_response(
     bytes: &[u8],
     scanned: &mut usize,

@@ -31,7 +31,7 @@ pub(crate) struct CompiledRoute {
     regexes: Box<[Option<Regex>]>,
 }
 
-/// What a route changes in requests and answers.
+/// What a route changes in requests and responses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     /// The host for the instance.
@@ -42,7 +42,7 @@ pub(crate) struct Changes {
     pub(crate) redirect: Option<Redirect>,
     /// The header of requests.
     pub(crate) request_fields: Option<FieldChanges>,
-    /// The header of answers.
+    /// The header of responses.
     pub(crate) response_fields: Option<FieldChanges>,
 }
 
