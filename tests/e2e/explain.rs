@@ -20,13 +20,21 @@ fn explain(server: &str, arguments: &[&str]) -> Result<Value, Failed> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The instances of the first site, each with its state and share.
+/// The instances of all sites, each with its state and its share of all requests.
 fn instances(explained: &Value) -> Vec<(String, String, f64)> {
     let word = |it: &Value, key: &str| it[key].as_str().unwrap_or_default().to_owned();
-    let listed = explained["services"][0]["sites"][0]["instances"].as_array().cloned().unwrap_or_default();
-    let out = explained["services"][0]["out"].as_array().cloned().unwrap_or_default();
-    let all = listed.iter().chain(&out);
-    all.map(|it| (word(it, "id"), word(it, "state"), it["share"].as_f64().unwrap_or_default())).collect()
+    let list = |it: &Value| it.as_array().cloned().unwrap_or_default();
+    let sites = list(&explained["services"][0]["sites"]);
+    let of_site = |site: &Value| {
+        let share = site["share"].as_f64().unwrap_or_default() / 100.0;
+        let of = |it: &Value| {
+            (word(it, "id"), word(it, "state"), it["share"].as_f64().unwrap_or_default() * share)
+        };
+        list(&site["instances"]).iter().map(of).collect::<Vec<_>>()
+    };
+    let out = list(&explained["services"][0]["out"]);
+    let out = out.iter().map(|it| (word(it, "id"), word(it, "state"), 0.0));
+    sites.iter().flat_map(of_site).chain(out).collect()
 }
 
 pub fn request(backing: Backing) -> Result<(), Failed> {
@@ -40,7 +48,7 @@ pub fn request(backing: Backing) -> Result<(), Failed> {
     ensure(told["live"] == false && told["outcome"]["kind"] == "forwarded" && told["path"] == "/b", || {
         told.to_string()
     })?;
-    ensure(instances(&told).iter().filter(|it| it.1 == "used").count() == 3, || told.to_string())?;
+    ensure(instances(&told).iter().filter(|it| it.2 > 0.0).count() == 3, || told.to_string())?;
     let printed = demo.cli(&["explain", "request", "GET", &url]);
     ensure(printed.status.success() && text(&printed).contains("gateway    none"), || text(&printed))?;
     let wrong = demo.cli(&["explain", "request", "G T", "ftp://x", "-H", "no colon"]);
