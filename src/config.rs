@@ -8,6 +8,7 @@ pub mod addresses;
 mod dns_role;
 mod gate;
 mod guard;
+mod proxy_limits;
 mod proxy_role;
 mod sections;
 mod settings;

@@ -33,7 +33,7 @@ use rustix::{
     net::{SocketFlags, acceptfrom_with},
 };
 
-pub(crate) use self::places::{Place, Places};
+pub(crate) use self::places::{Full, Place, Places};
 use self::{alone::Alone, inbox::Inbox};
 use crate::{config::Error, listen::Bound, metrics::Metrics};
 
@@ -194,21 +194,34 @@ fn accept(bound: &Bound, worker: usize, places: &Arc<Places>) -> Result<Option<A
     match places.take(worker, client) {
         Ok(place) => Ok(Some(Accepted { stream, peer, local, listener: bound.number, place })),
         Err(full) => {
-            tracing::debug!(%peer, ?full, "a connection over the limit");
-            refuse(&stream, bound.tls);
+            let answered = refuse(&stream, full, bound.tls);
+            places.note_refused(full, peer, answered);
             Ok(None)
         }
     }
 }
 
-/// Answers a connection over the limit with 503, as far as that is possible without waiting.
-fn refuse(mut stream: &TcpStream, tls: bool) {
-    const ANSWER: &[u8] =
-        b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
-    if !tls {
-        let _ = stream.write(ANSWER);
-    }
+/// Answers a connection over a limit, as far as that is possible without waiting; true if it was.
+fn refuse(mut stream: &TcpStream, full: Full, tls: bool) -> bool {
+    let answered = !tls && stream.write(&refusal(full)).is_ok();
     let _ = stream.shutdown(Shutdown::Write);
+    answered
+}
+
+/// The answer to a connection over a limit.
+pub(crate) fn refusal(full: Full) -> Vec<u8> {
+    let (reason, phrase) = match full {
+        Full::All => (full.reason(), "Service Unavailable"),
+        Full::Client => (full.reason(), "Too Many Requests"),
+    };
+    let (status, text) = (reason.status(), reason.sentence());
+    let length = text.len() + 1;
+    let again = reason.retry_after().unwrap_or(1);
+    format!(
+        "HTTP/1.1 {status} {phrase}\r\nconnection: close\r\nretry-after: {again}\r\n\
+         content-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\r\n{text}\n"
+    )
+    .into_bytes()
 }
 
 /// True for errors of the one connection that would have been accepted (accept(2)); others concern the process.

@@ -172,7 +172,8 @@ fn connections_over_a_limit_are_answered_and_closed() {
         let gateway = Workers::start(workers, here(), most, per_client);
         let mut kept = [gateway.connect(), gateway.connect()];
         kept.iter_mut().for_each(|it| assert!(worker(it) < 2));
-        assert!(said(&gateway).starts_with("HTTP/1.1 503 "), "{workers} {most} {per_client}");
+        let status = if most == 2 { "HTTP/1.1 503 " } else { "HTTP/1.1 429 " };
+        assert!(said(&gateway).starts_with(status), "{workers} {most} {per_client}");
         let counted =
             (gateway.metrics.connections_refused.get(), gateway.metrics.connections_refused_client.get());
         assert_eq!(counted, if most == 2 { (1, 0) } else { (0, 1) });

@@ -106,14 +106,15 @@ impl FromIterator<IpNet> for Networks {
     }
 }
 
-/// The limits of a gateway. The defaults suit most.
+/// The limits of a gateway. The defaults suit most. A time that is [`Limits::NO_LIMIT`] never passes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Client connections at once, over all workers. Beyond it a connection gets a 503 (one that speaks TLS: nothing) and is
     /// closed. More costs memory and file descriptors, two for each connection with a request in flight.
     pub max_connections: usize,
-    /// Client connections at once of one IPv4 address or IPv6 /64, over all workers, as [`Self::max_connections`]. Less
-    /// keeps one client from taking the places of all others; clients behind one NAT share an address.
+    /// Client connections at once of one IPv4 address or IPv6 /64, over all workers; others get a 429. Less keeps one client
+    /// from taking the places of all others; clients behind one NAT share an address. The default is 2,000 browsers with six
+    /// connections each behind one address, and less than a third of all places, so that a few addresses cannot take all.
     pub max_connections_per_client: usize,
     /// Requests on one client connection; the response to the last has `Connection: close`. Fewer spread clients over the
     /// workers and gateways sooner after a change, at the cost of more handshakes.
@@ -137,7 +138,8 @@ pub struct Limits {
     /// Bytes per second that a client must send of a request body, on average from the end of [`Self::rate_grace`]; fewer is
     /// 408. 0: any rate.
     pub min_request_rate: u64,
-    /// How long a client may take none of a response that waits for it; then the connection is cut.
+    /// How long a client may take none of a response that waits for it; then the connection is cut. So is an upgraded
+    /// connection when either side takes nothing for so long.
     pub send_timeout: Duration,
     /// Bytes per second that a client must take of a response that waits for it, on average from the end of
     /// [`Self::rate_grace`]; a slower one is cut. 0: any rate.
@@ -177,7 +179,8 @@ pub struct Limits {
     pub retries: u8,
     /// Retries and hedged copies allowed per hundred requests to a service, so that an outage is not amplified.
     pub retry_percent: u8,
-    /// Retries allowed per second, service and worker in any case.
+    /// Retries of a service allowed per second and worker in any case, also if [`Self::retry_percent`] is 0. Up to ten
+    /// seconds' worth is saved up.
     pub retry_floor: u16,
     /// Responses to GET, HEAD and OPTIONS up to this many bytes are held until they are complete, so that an instance
     /// that dies in the middle of one costs a retry and not a failed request.
@@ -201,11 +204,16 @@ pub struct Limits {
     pub lease_patience: Duration,
 }
 
+impl Limits {
+    /// What stands for no limit where there is always one: longer than a gateway runs.
+    pub const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: 20_000,
-            max_connections_per_client: 16_000,
+            max_connections: 40_000,
+            max_connections_per_client: 12_000,
             max_requests_per_connection: 100_000,
             max_header_bytes: 64 * 1024,
             max_headers: 128,

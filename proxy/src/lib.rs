@@ -31,6 +31,7 @@ mod happy_eyeballs;
 mod health;
 mod http1;
 mod instance;
+mod limit;
 mod listen;
 mod metrics;
 mod proxy_protocol;
@@ -73,6 +74,7 @@ use tokio::{sync::oneshot, time::Instant};
 pub use access_log::{AccessLog, LogTarget, LogWriter, LoggedQuery};
 pub use answers::{Answers, REASONS, Reason, TemplateError};
 pub use config::{Config, Error, Limits, Listener, Networks};
+pub use limit::{LIMITS, Limit};
 pub use metrics::Metrics;
 pub use shared::Phase;
 

@@ -1,7 +1,12 @@
 //! What a gateway counts, over all its workers. Hot paths add to a field and hash nothing.
 
-use crate::answers::{REASONS, Reason};
+use crate::{
+    answers::{REASONS, Reason},
+    limit::{LIMITS, Limit},
+};
 
+/// Why a PROXY header was refused.
+const HEADER_REFUSALS: [&str; 2] = ["stranger", "malformed"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 store::metrics! {
@@ -35,6 +40,8 @@ store::metrics! {
             counter("waypost.proxy.loops", "{request}", "Requests that came through too many gateways.");
         pub failures["reason" = REASONS]: counter(
             "waypost.proxy.failures", "{request}", "Requests that were not served well, by the reason in the log.");
+        pub limits["limit" = LIMITS]: counter(
+            "waypost.proxy.limits", "{event}", "What a limit has ended or refused, by the limit's key.");
         pub access_log_lines:
             counter("waypost.proxy.access_log_lines", "{line}", "Lines written to the access log.");
         pub access_log_dropped: counter(
@@ -44,6 +51,9 @@ store::metrics! {
             counter("waypost.proxy.ejections", "{ejection}", "Instances ejected after failures in a row.");
         pub tls_failures: counter(
             "waypost.proxy.tls_failures", "{connection}", "TLS handshakes with clients that failed.");
+        pub proxy_headers_refused["cause" = HEADER_REFUSALS]: counter(
+            "waypost.proxy.proxy_headers_refused", "{connection}",
+            "Connections closed because of their PROXY header: of a peer outside the trusted networks, or malformed.");
         pub downs: counter(
             "waypost.proxy.downs", "{instance}", "Instances found down, because dials of them failed in a row.");
         pub connections:
@@ -79,6 +89,16 @@ impl Metrics {
         self.responses[class].increment();
     }
 
+    /// Counts that a limit has ended or refused something.
+    pub(crate) fn met(&self, limit: Limit) {
+        self.limits[limit.index()].increment();
+    }
+
+    /// Counts a connection that is closed because of its PROXY header, which may be that of a stranger.
+    pub(crate) fn refused_header(&self, of_stranger: bool) {
+        self.proxy_headers_refused[usize::from(!of_stranger)].increment();
+    }
+
     /// Counts a request that was not served well.
     pub(crate) fn failed(&self, reason: Reason) {
         self.failures[reason.index()].increment();
@@ -101,7 +121,8 @@ mod tests {
         metrics.collect(&mut |sample| {
             seen.push((sample.metric.name, sample.labels.to_vec().len(), sample.value))
         });
-        assert_eq!(seen.len(), metrics.descriptors().len() + 4 + REASONS.len() - 1);
+        let series = 4 + REASONS.len() - 1 + LIMITS.len() - 1 + HEADER_REFUSALS.len() - 1;
+        assert_eq!(seen.len(), metrics.descriptors().len() + series);
         assert_eq!(seen[3], ("waypost.proxy.responses", 1, 1.0));
         let failures =
             seen.iter().filter(|(name, _, value)| *name == "waypost.proxy.failures" && *value > 0.0);

@@ -22,6 +22,9 @@ use crate::{
 /// when the gateway stops are served.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long requests that are cut at the deadline may take to say so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Runs a worker on this thread until the gateway closes and its requests are done or the deadline passed.
 pub(crate) fn run(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
@@ -69,6 +72,9 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
             requests,
             "requests still in flight at the deadline are cut off"
         );
+        // Each tells its client, the log and the metrics.
+        worker.cut_all();
+        let _ = tokio::time::timeout(LAST_WORDS, worker.all_closed()).await;
     }
     Ok(())
 }

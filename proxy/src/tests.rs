@@ -16,6 +16,8 @@ mod gone;
 mod hostile;
 mod http;
 mod instances;
+mod keys;
+mod limits;
 mod listeners;
 mod logging;
 mod musts;

@@ -10,7 +10,6 @@ use proxy::{
     tls::{Identity, Version},
 };
 use store::model::{
-    Span,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -26,8 +25,6 @@ use crate::{
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const A_CERTIFICATE: &str = "[[proxy.certificates]] with `certificate = \"FILE\"` and `key = \"FILE\"`";
-/// The longest that an upgraded connection may be allowed to be silent.
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Certificates of one gateway.
 const MAX_CERTIFICATES: usize = 10_000;
 const MAX_HOSTS: usize = 100;
@@ -49,7 +46,8 @@ pub(super) fn proxy_section(fields: &Fields<'_>) -> Option<Proxy> {
     }
     let certificates = certificates(fields);
     needs_certificates(fields, &own, certificates.is_some());
-    let limits = fields.get("limits").and_then(|at| at.fields()).map(|fields| limits(&fields));
+    let limits =
+        fields.get("limits").and_then(|at| at.fields()).map(|fields| super::proxy_limits::limits(&fields));
     Some(Proxy {
         cluster: cluster?,
         listen,
@@ -277,58 +275,6 @@ fn tls(at: &Reader<'_>) -> Option<GatewayCertificates> {
     }
     let asked = ca.map(|file: PathBuf| AskedClients { file, required: ask == Ask::Required });
     Some(GatewayCertificates { entries: Vec::new(), min_version, asked, tickets, kept_sessions })
-}
-
-/// Every limit of the gateway. The defaults are those of the type.
-fn limits(fields: &Fields<'_>) -> proxy::Limits {
-    let usual = proxy::Limits::default();
-    let upgrade = Span(Duration::ZERO)..=Span(WEEK);
-    proxy::Limits {
-        max_connections: fields.or("max_connections", usual.max_connections, |it| it.int(1..=1_000_000)),
-        max_connections_per_client: fields.or(
-            "max_connections_per_client",
-            usual.max_connections_per_client,
-            |it| it.int(1..=1_000_000),
-        ),
-        max_requests_per_connection: fields.or(
-            "max_requests_per_connection",
-            usual.max_requests_per_connection,
-            |it| it.int(1..=1_000_000_000),
-        ),
-        max_header_bytes: fields
-            .or("max_header_bytes", usual.max_header_bytes, |it| it.int(8_192..=1_048_576)),
-        max_headers: fields.or("max_headers", usual.max_headers, |it| it.int(16..=1_024)),
-        max_target_bytes: fields.or("max_target_bytes", usual.max_target_bytes, |it| it.int(1_024..=65_536)),
-        max_body_bytes: fields.optional("max_body_bytes", |it| it.int(1..=1_125_899_906_842_624)),
-        header_timeout: fields.or("header_timeout", usual.header_timeout, span),
-        client_idle: fields.or("client_idle", usual.client_idle, span),
-        body_timeout: fields.or("body_timeout", usual.body_timeout, span),
-        min_request_rate: fields
-            .or("min_request_rate", usual.min_request_rate, |it| it.int(0..=1_000_000_000)),
-        send_timeout: fields.or("send_timeout", usual.send_timeout, span),
-        min_response_rate: fields
-            .or("min_response_rate", usual.min_response_rate, |it| it.int(0..=1_000_000_000)),
-        rate_grace: fields.or("rate_grace", usual.rate_grace, span),
-        tls_handshake_timeout: fields.or("tls_handshake_timeout", usual.tls_handshake_timeout, span),
-        tcp_keepalive: fields.or("tcp_keepalive", usual.tcp_keepalive, span),
-        connect_timeout: fields.or("connect_timeout", usual.connect_timeout, span),
-        response_timeout: fields.or("response_timeout", usual.response_timeout, span),
-        response_idle: fields.or("response_idle", usual.response_idle, span),
-        client_fin_timeout: fields.or("client_fin_timeout", usual.client_fin_timeout, span),
-        drain_deadline: fields.or("drain_deadline", usual.drain_deadline, span),
-        upgrade_idle: fields
-            .or("upgrade_idle", usual.upgrade_idle, |it| it.span_within(upgrade.clone()).map(|it| it.0)),
-        continue_timeout: fields.or("continue_timeout", usual.continue_timeout, span),
-        mirrored: fields.or("mirrored", usual.mirrored, |it| it.int(0..=65_536)),
-        request_buffer: fields.or("request_buffer", usual.request_buffer, |it| it.int(0..=16_777_216)),
-        retries: fields.or("retries", usual.retries, |it| it.int(0..=10)),
-        retry_percent: fields.or("retry_percent", usual.retry_percent, |it| it.int(0..=100)),
-        idle_per_instance: fields.or("idle_per_instance", usual.idle_per_instance, |it| it.int(0..=65_536)),
-        idle_for: fields.or("idle_for", usual.idle_for, span),
-        eject_after: fields.or("eject_after", usual.eject_after, |it| it.int(1..=100)),
-        eject_for: fields.or("eject_for", usual.eject_for, span),
-        ..usual
-    }
 }
 
 #[cfg(test)]

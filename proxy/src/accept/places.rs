@@ -7,14 +7,17 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
-use crate::metrics::Metrics;
+use store::model::Moment;
+
+use crate::{answers::Reason, failures::Failures, metrics::Metrics};
 
 /// Locks over which the clients are spread.
 const SHARDS: usize = 16;
@@ -28,6 +31,16 @@ pub(crate) enum Full {
     Client,
 }
 
+impl Full {
+    /// Why, for the log, the metrics and the client.
+    pub(crate) const fn reason(self) -> Reason {
+        match self {
+            Self::All => Reason::TooManyConnections,
+            Self::Client => Reason::ClientConnections,
+        }
+    }
+}
+
 /// The connections that are open, in all, by client and by worker.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -38,6 +51,8 @@ pub(crate) struct Places {
     clients: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
     hasher: RandomState,
     metrics: Arc<Metrics>,
+    /// What the log shows of connections that were refused, by the time since this was made.
+    shown: (Failures, Instant),
 }
 
 impl Places {
@@ -55,6 +70,7 @@ impl Places {
             clients: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             metrics,
+            shown: (Failures::default(), Instant::now()),
         })
     }
 
@@ -76,6 +92,23 @@ impl Places {
         }
         self.metrics.connections.increment();
         Ok(place)
+    }
+
+    /// Counts a connection over a limit among the failures and the responses, if there was one, and tells the log of some.
+    pub(crate) fn note_refused(&self, full: Full, peer: SocketAddr, answered: bool) {
+        let reason = full.reason();
+        self.metrics.failed(reason);
+        if answered {
+            self.metrics.responded(reason.status());
+        }
+        let (shown, since) = &self.shown;
+        let now = Moment(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let Some(left_out) = shown.is_due(reason, "", now) else { return };
+        let most = match full {
+            Full::All => self.most,
+            Full::Client => self.most_per_client,
+        };
+        tracing::warn!(reason = reason.word(), %peer, most, left_out, "a connection was refused: {}", reason.title());
     }
 
     /// The connections that are open.

@@ -88,6 +88,7 @@ reasons! {
     TooManyConnections 503 "too_many_connections" "Too many connections" "the gateway has too many connections" [Closes Soon];
     NoSnapshot 503 "no_snapshot" "Not ready" "no snapshot yet: the gateway has not read its configuration" [Soon];
     ShuttingDown 503 "shutting_down" "Shutting down" "the gateway is shutting down" [Closes Soon];
+    CutAtShutdown 503 "cut_at_shutdown" "Cut at shutdown" "the gateway's time to shut down ended before this request did" [Closes Soon];
     NoService 503 "no_service" "No such service" "this route leads to $, which is not known" [Soon];
     NoWeight 503 "no_weight" "No destination" "every weight of this route is zero";
     NoInstance 503 "no_instance" "No instance" "no instance of $ can be used" [Soon];
@@ -115,7 +116,7 @@ reasons! {
     ClientNotReading 499 "client_not_reading" "Client too slow" "the client did not take its answer in time" [Closes Afterwards];
     AnswerCut 502 "answer_cut" "Answer ended early" "the answer of $ ended early" [Closes Afterwards];
     AnswerStalled 504 "answer_stalled" "Answer stalled" "$ timed out in the middle of its answer" [Closes Afterwards];
-    CutAtShutdown 503 "cut_at_shutdown" "Cut at shutdown" "the gateway's time to shut down ended before this request did" [Closes Afterwards];
+    UpgradeIdle 408 "upgrade_idle" "Connection idle" "nothing came from either side of the upgraded connection for too long" [Closes Afterwards];
 }
 
 impl Reason {

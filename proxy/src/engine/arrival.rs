@@ -1,15 +1,16 @@
 //! A client's connection before its first request: the PROXY header of a balancer in front, and the TLS handshake.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{io::ErrorKind, net::SocketAddr, rc::Rc};
 
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{client::Client, stream::Stream};
 use crate::{
-    accept::Place,
+    accept::{Place, refusal},
     config::Listener,
     engine::worker::Worker,
     forwarded::{Hop, Scheme},
+    limit::Limit,
     proxy_protocol,
 };
 
@@ -32,7 +33,10 @@ pub(crate) async fn establish(worker: &Rc<Worker>, arrived: Arrived, place: &mut
     let limit = worker.limits().tls_handshake_timeout;
     // Boxed, because it is short and would make every connection's task larger.
     let prepared = Box::pin(timeout(limit, prepare(worker, listener, arrived, place))).await;
-    prepared.ok().flatten()
+    prepared.unwrap_or_else(|_| {
+        worker.metrics().met(Limit::Handshake);
+        None
+    })
 }
 
 fn plain(listener: &Listener, arrived: Arrived, scheme: Scheme) -> Client {
@@ -50,19 +54,28 @@ async fn prepare(
     let mut over_tls = listener.tls;
     if listener.proxy_protocol {
         if !listener.trusted_networks.contain(arrived.peer.ip()) {
+            worker.metrics().refused_header(true);
             tracing::debug!(peer = %arrived.peer, "a PROXY listener was used by a peer outside the trusted networks");
             return None;
         }
         let header = match proxy_protocol::receive(&mut arrived.stream).await {
             Ok(header) => header,
             Err(error) => {
+                // Balancers that only look whether the port is open end their connections without one.
+                if error.kind() == ErrorKind::InvalidData {
+                    worker.metrics().refused_header(false);
+                }
                 tracing::debug!(peer = %arrived.peer, %error, "no valid PROXY header");
                 return None;
             }
         };
         over_tls |= header.over_tls == Some(true);
         if let Some(addresses) = header.addresses {
-            place.count_for(addresses.source.ip()).ok()?;
+            if let Err(full) = place.count_for(addresses.source.ip()) {
+                let answered = !listener.tls && arrived.stream.try_write(&refusal(full)).is_ok();
+                worker.shared.places.note_refused(full, addresses.source, answered);
+                return None;
+            }
             (arrived.peer, arrived.local) = (addresses.source, addresses.destination);
         }
     }

@@ -51,7 +51,10 @@ pub(crate) async fn forward(
             Ok(()) => attempt_in_turn(&mut exchange, &mut attempts, &mut asked_last).await,
             Err(failure) => Err(Some(failure)),
         },
-        Err(failure) => Err(Some(failure)),
+        Err(failure) => {
+            worker.count_limit(&failure);
+            Err(Some(failure))
+        }
     };
     let done = match tried {
         Ok((Outcome::Response(response, text, in_use), instance)) => {
@@ -70,7 +73,7 @@ pub(crate) async fn forward(
                 first_byte: Some(first_byte),
                 ..Became::default()
             });
-            if let Some(Broken::Cut) = broken {
+            if matches!(broken, Some(Broken::Cut)) && reason.is_none() {
                 log_cut(exchange.client, plan, &instance);
             }
             worker.buffers.give_back_text(exchange.upload.into_text());
@@ -79,17 +82,20 @@ pub(crate) async fn forward(
         Ok((Outcome::Switch(text, mut in_use), instance)) => {
             worker.metrics().responded(101);
             let first_byte = Some(exchange.since_begun());
-            let (done, broken, passed) = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
-            (exchange.upload.passed, exchange.passed) = passed;
-            let (instance_id, site) = (&instance.endpoint.id, instance.site());
-            let became = Became { status: 101, instance: instance_id, site, first_byte, ..Became::default() };
-            exchange.log(became);
-            if let Some(Broken::Cut) = broken {
+            let ended = tunnel::run(worker, exchange.client, &mut in_use, text, timer).await;
+            (exchange.upload.passed, exchange.passed) = ended.passed;
+            let (instance_id, site, reason) = (&instance.endpoint.id, instance.site(), ended.reason);
+            let became = Became { status: 101, reason, site, first_byte, ..Became::default() };
+            exchange.log(Became { instance: instance_id, ..became });
+            if let Some(reason) = reason {
+                log_broken(worker, (plan, &instance), reason, &ended.words);
+            } else if ended.is_cut {
                 log_cut(exchange.client, plan, &instance);
             }
-            done
+            if ended.is_whole { Done::Close } else { Done::Abort }
         }
         Err(failure) => {
+            let failure = if worker.cuts_all() { Some(Failure::Stopped) } else { failure };
             // What is left of a body is not read, and then the connection ends.
             exchange.admitted = None;
             let whole = exchange.upload.discard(&mut exchange.client.input, &worker.buffers);
@@ -138,7 +144,7 @@ fn broke_off(
             (Is::ClientSlow, Some(Reason::ClientNotReading))
         }
         Broken::Sink(_) => (Is::ClientGone, Some(Reason::ClientGone)),
-        Broken::Cut => (Is::Excluded, None),
+        Broken::Cut => (Is::Excluded, worker.cuts_all().then_some(Reason::CutAtShutdown)),
         // The route's own time was over; the instance may be as fast as it can.
         Broken::Over(Late::Try) => (Is::BodyStalled, Some(Reason::PerTryTimeout)),
         Broken::Over(_) => (Is::ClientSlow, Some(Reason::TotalTimeout)),
@@ -150,17 +156,20 @@ fn broke_off(
     let outcome = if clients { Is::ClientStalled } else { outcome };
     let now = worker.shared.handle.now();
     if let Some(reason) = reason {
-        worker.count_failure(reason);
-        if reason.status() >= 500 {
-            let (service, id) = (plan.service(), plan.asked.id.as_bytes());
-            let words = broken.words();
-            let failed =
-                Failed { reason, service, instance: &instance.endpoint.id, words: &words, request_id: id };
-            worker.shared.failures.log(&failed, now);
-        }
+        log_broken(worker, (plan, instance), reason, &broken.words());
     }
     worker.count(attempts.report(instance, outcome, None, now));
     reason
+}
+
+/// Counts what broke off after its response had begun, and says in the log what is not the client's doing.
+fn log_broken(worker: &Worker, (plan, instance): (&Plan, &Instance), reason: Reason, words: &str) {
+    worker.count_failure(reason);
+    if reason.status() >= 500 {
+        let (service, request_id) = (plan.service(), plan.asked.id.as_bytes());
+        let failed = Failed { reason, service, instance: &instance.endpoint.id, words, request_id };
+        worker.shared.failures.log(&failed, worker.shared.handle.now());
+    }
 }
 
 /// Tries one instance after the other. The error is `None` when there was none to try.
@@ -177,6 +186,9 @@ async fn attempt_in_turn(
     let mut failed: Result<(Outcome, Arc<Instance>), Option<Failure>> = Err(None);
     let pick = |attempts: &Attempts| {
         let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
+        if worker.cuts_all() {
+            return Err(NoPick::AllTried);
+        }
         worker.pick(&plan.table, plan.backend, &context)
     };
     let mut next = None;
@@ -257,13 +269,12 @@ async fn attempt_in_turn(
         };
         match (tried, again) {
             (Ok(answered), Retry::No(why)) => {
-                if why == NoRetry::Budget {
-                    worker.metrics().retries_refused.increment();
-                }
+                worker.count_no_retry(why, exchange.replayable());
                 return Ok((answered, instance));
             }
             (Ok(answered), _) => failed = Ok((answered, instance)),
             (Err(failure), retry) => {
+                worker.count_limit(&failure);
                 if let Failure::Lost { .. } = failure {
                     worker.metrics().lost_answers.increment();
                 }
@@ -272,9 +283,7 @@ async fn attempt_in_turn(
                 asked_last.clone_from(&instance.endpoint.id);
                 failed = Err(Some(failure));
                 if let Retry::No(why) = retry {
-                    if why == NoRetry::Budget {
-                        worker.metrics().retries_refused.increment();
-                    }
+                    worker.count_no_retry(why, exchange.replayable());
                     return failed;
                 }
             }
@@ -330,7 +339,10 @@ fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) ->
         Some(Failure::Oversized(error)) => (Reason::OversizedAnswer, error.as_str().into()),
         Some(Failure::ClientShort) => (Reason::BodyIncomplete, "".into()),
         Some(Failure::ClientChunk(error)) => (Reason::BadRequest, error.as_str().into()),
-        Some(Failure::ClientLate) => (Reason::BodyTimeout, "".into()),
+        Some(Failure::ClientLate { slowly }) => {
+            (Reason::BodyTimeout, if *slowly { "it came too slowly" } else { "nothing more came" }.into())
+        }
+        Some(Failure::Stopped) => (Reason::CutAtShutdown, "".into()),
         Some(Failure::ClientLarge) => (Reason::BodyTooLarge, "".into()),
         Some(Failure::ClientGone) => (Reason::ClientGone, "".into()),
     };

@@ -16,7 +16,7 @@ use super::{
     request::{self, Step},
     timer::Timer,
 };
-use crate::{answers::Reason, engine::worker::Worker};
+use crate::{answers::Reason, engine::worker::Worker, limit::Limit};
 
 /// How long a connection that has served stays ready for the next request before it becomes small.
 const WARM: Duration = Duration::from_millis(500);
@@ -66,11 +66,14 @@ async fn wait(worker: &Worker, client: &mut Client, timer: &Timer) -> bool {
                 Poll::Ready(Ok(_)) => return Poll::Ready(true),
                 Poll::Pending => {}
             }
-            let until = worker.idle_until(until);
-            if Instant::now() >= until {
+            let ends = worker.idle_until(until);
+            if Instant::now() >= ends {
+                if ends == until {
+                    worker.metrics().met(Limit::ClientIdle);
+                }
                 return Poll::Ready(false);
             }
-            timer.set(until);
+            timer.set(ends);
             if timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -91,6 +94,7 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             HeadRead::Ended { within: false } => break Next::End(Done::Close),
             HeadRead::Broken => break Next::End(Done::Abort),
             HeadRead::Late { within: true } => {
+                worker.metrics().met(Limit::Head);
                 break unread(worker, client, Cause::of(Reason::HeadTimeout, ""), timer).await;
             }
             HeadRead::Ended { within: true } => {
@@ -98,6 +102,7 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
                 break unread(worker, client, Cause::of(Reason::BadRequest, words), timer).await;
             }
             HeadRead::Refused(error) => {
+                error.limit().into_iter().for_each(|it| worker.metrics().met(it));
                 let cause = Cause::of(request::reason(error.status()), error.as_str());
                 break unread(worker, client, cause, timer).await;
             }
@@ -122,6 +127,9 @@ async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer)
             Step::Direct(asked, route) => own_answer::direct(worker, client, &asked, &route, timer).await,
         };
         if done != Done::KeepAlive {
+            if u64::from(client.requests) >= worker.limits().max_requests_per_connection {
+                worker.metrics().met(Limit::Requests);
+            }
             break Next::End(done);
         }
     };

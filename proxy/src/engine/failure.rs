@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use crate::{
     health::{self, Sent, active::is_own},
     http1::{ChunkError, HeadError},
+    limit::Limit,
 };
 
 /// Why an attempt gave no response.
@@ -47,10 +48,15 @@ pub(crate) enum Failure {
     Short,
     /// A drain of the instance has waited long enough.
     Cut,
+    /// The gateway's time to stop is over.
+    Stopped,
     /// The client's body ended early.
     ClientShort,
     /// The client did not send its body in time.
-    ClientLate,
+    ClientLate {
+        /// It sends, but too slowly.
+        slowly: bool,
+    },
     /// The client's body has a malformed chunk.
     ClientChunk(ChunkError),
     /// The client's body is larger than allowed.
@@ -65,12 +71,27 @@ impl Failure {
         !matches!(
             self,
             Self::ClientShort
-                | Self::ClientLate
+                | Self::ClientLate { .. }
                 | Self::ClientChunk(_)
                 | Self::ClientLarge
                 | Self::ClientGone
+                | Self::Stopped
                 | Self::Late(Late::Total)
         )
+    }
+
+    /// The limit that has ended the attempt. A cut is the end of a drain's time.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Connect(error) if error.kind() == ErrorKind::TimedOut => Some(Limit::Connect),
+            Self::Late(Late::FirstByte | Late::Upload) => Some(Limit::FirstByte),
+            Self::Oversized(error) => error.limit(),
+            Self::ClientLarge => Some(Limit::Body),
+            Self::ClientLate { slowly: true } => Some(Limit::BodyRate),
+            Self::ClientLate { slowly: false } => Some(Limit::BodySilent),
+            Self::Cut => Some(Limit::Drain),
+            _ => None,
+        }
     }
 
     /// What came of the attempt, for the judgement of its instance. `uploaded`: the whole request was sent.
@@ -87,7 +108,7 @@ impl Failure {
             Self::Insecure(_) => Is::DialInsecure,
             Self::Unprepared(_) | Self::Unresolved => Is::DialUnable,
             Self::CircuitOpen | Self::QueueFull | Self::QueueLate => Is::NotAdmitted,
-            Self::Excluded | Self::Cut => Is::Excluded,
+            Self::Excluded | Self::Cut | Self::Stopped => Is::Excluded,
             Self::Lost { reused: true, .. } => Is::IdleEnded,
             Self::Lost { reused: false, .. } => Is::Reset(sent),
             Self::Late(Late::Upload) => Is::UploadStalled,
@@ -100,7 +121,7 @@ impl Failure {
             Self::Oversized(_) => Is::HeadTooLarge,
             Self::Short => Is::BodyCut,
             Self::ClientShort | Self::ClientGone => Is::ClientGone,
-            Self::ClientLate => Is::ClientStalled,
+            Self::ClientLate { .. } => Is::ClientStalled,
             Self::ClientChunk(_) | Self::ClientLarge => Is::ClientInvalid,
         }
     }

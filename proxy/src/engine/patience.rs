@@ -87,6 +87,11 @@ impl Patience {
         silent.min(self.moved_at + earned.saturating_sub(spent))
     }
 
+    /// Patience ended although something moved: too slowly.
+    pub(crate) fn is_rate(&self, now: Instant) -> bool {
+        now < self.moved_at + self.demand().silent
+    }
+
     /// The side that took too long.
     pub(crate) fn over(&self, now: Instant) -> Option<Waits> {
         (now >= self.ends()).then_some(self.waits)
@@ -124,6 +129,9 @@ mod tests {
         assert_eq!(given_up(100, Waits::Source), None);
         assert_eq!(given_up(150, Waits::Sink), None);
         assert_eq!(given_up(0, Waits::Source), Some(10));
+        let patience = Patience::new(DEMAND, DEMAND, Instant::now());
+        let after = |seconds| patience.moved_at() + Duration::from_secs(seconds);
+        assert!(patience.is_rate(after(10)) && !patience.is_rate(after(30)));
         let slow = given_up(10, Waits::Sink).unwrap();
         assert!((11..=12).contains(&slow), "{slow}");
     }

@@ -94,7 +94,8 @@ impl Exchange<'_> {
             return Ok(());
         };
         let around = (&*self.worker.buffers, self.timer, self.patience_in_line());
-        let waiting = queue::wait(circuit.request(), self.client, around, || {}, || false);
+        let stops = || self.worker.cuts_all();
+        let waiting = queue::wait(circuit.request(), self.client, around, || {}, stops);
         let admitted = Box::pin(waiting).await;
         self.admitted = Some(admitted.map_err(|why| no_turn(why, circuit))?);
         self.has_waited();
@@ -138,7 +139,8 @@ impl Exchange<'_> {
         let bounds = Bounds { turn: pause, ..self.patience_in_line() };
         let around = (&*self.worker.buffers, self.timer, bounds);
         let nothing = std::future::pending::<Result<(), Full>>();
-        let paused = Box::pin(queue::wait(nothing, self.client, around, || {}, || false)).await;
+        let stops = || self.worker.cuts_all();
+        let paused = Box::pin(queue::wait(nothing, self.client, around, || {}, stops)).await;
         self.has_waited();
         match paused {
             Err(NoTurn::ClientGone) => Err(Failure::ClientGone),

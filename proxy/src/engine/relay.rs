@@ -17,6 +17,7 @@ use super::{
     pump::{Broken, Pump, Waits, release},
     upstream::InUse,
 };
+use crate::limit::Limit;
 
 impl Exchange<'_> {
     /// Passes the response on; from here on the request is not repeated.
@@ -136,6 +137,7 @@ impl Exchange<'_> {
             return polled;
         }
         if is_cut() {
+            self.worker.count_cut();
             return Poll::Ready(Err(Broken::Cut));
         }
         loop {
@@ -155,6 +157,7 @@ impl Exchange<'_> {
             let now = Instant::now();
             let is_over = |end: Option<Instant>| end.is_some_and(|it| now >= it);
             if is_over(gone) {
+                self.worker.metrics().met(Limit::ClientEnded);
                 return Poll::Ready(Err(Broken::Sink(ErrorKind::ConnectionAborted.into())));
             }
             if is_over(self.times.total) {
@@ -163,12 +166,23 @@ impl Exchange<'_> {
             if is_over(try_ends) {
                 return Poll::Ready(Err(Broken::Over(Late::Try)));
             }
-            let late = || io::Error::from(ErrorKind::TimedOut);
-            match patience.over(now) {
-                Some(Waits::Source) => return Poll::Ready(Err(Broken::Source(late()))),
-                Some(Waits::Sink) => return Poll::Ready(Err(Broken::Sink(late()))),
-                None => {}
-            }
+            let late = |words| io::Error::new(ErrorKind::TimedOut, words);
+            let broken = match patience.over(now) {
+                Some(Waits::Source) => {
+                    self.worker.metrics().met(Limit::ResponseIdle);
+                    Broken::Source(late("nothing came for too long"))
+                }
+                Some(Waits::Sink) if patience.is_rate(now) => {
+                    self.worker.metrics().met(Limit::ClientRate);
+                    Broken::Sink(late("the client reads too slowly"))
+                }
+                Some(Waits::Sink) => {
+                    self.worker.metrics().met(Limit::ClientTakesNothing);
+                    Broken::Sink(late("the client reads nothing"))
+                }
+                None => continue,
+            };
+            return Poll::Ready(Err(broken));
         }
     }
 }

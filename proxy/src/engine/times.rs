@@ -6,8 +6,7 @@ use store::model::{Route, Span};
 
 use crate::config::Limits;
 
-/// What stands for no limit where there is always one: a day is the longest that documents can say.
-const NO_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+const NO_LIMIT: Duration = Limits::NO_LIMIT;
 
 /// The time limits of the requests of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

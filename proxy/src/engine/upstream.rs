@@ -5,7 +5,7 @@
 //! that they exclude is closed, and a request counts as in flight until its connection is idle again or closed.
 
 use std::{
-    cell::{Ref, RefCell},
+    cell::{Cell, Ref, RefCell},
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -70,6 +70,8 @@ pub(crate) struct Upstream {
     pool: RefCell<Pool>,
     waiting: RefCell<Waiting>,
     recent_failures: RefCell<RecentFailures>,
+    /// All requests are cut, because the gateway's time to stop is over.
+    pub(crate) cuts_all: Cell<bool>,
 }
 
 /// The drains as this worker obeys them.
@@ -94,6 +96,7 @@ impl Upstream {
             pool: RefCell::default(),
             waiting: RefCell::default(),
             recent_failures: RefCell::default(),
+            cuts_all: Cell::new(false),
         });
         upstream.published.borrow_mut().mark_changed();
         upstream.obey_newest_drains();
@@ -283,9 +286,9 @@ impl InUse {
         self.in_flight.as_ref().map(InFlight::instance)
     }
 
-    /// True when the request is to be cut, because a drain of its instance has waited long enough.
+    /// True when the request is to be cut, because a drain of its instance or the gateway's shutdown has waited long enough.
     pub(crate) fn is_cut(&self) -> bool {
-        self.in_flight.as_ref().is_some_and(InFlight::is_cut)
+        self.upstream.cuts_all.get() || self.in_flight.as_ref().is_some_and(InFlight::is_cut)
     }
 
     /// Uses an idle connection to one of these addresses; false when there is none. `surely`: one that has ended is never

@@ -9,6 +9,7 @@ use super::{
     failure::{Failure, Late},
     pump::Waits,
 };
+use crate::limit::Limit;
 
 impl Exchange<'_> {
     /// Notices that the client is gone, or has ended its side. For that it reads ahead, as far as there is room.
@@ -87,6 +88,7 @@ impl Exchange<'_> {
     pub(super) fn judge(&mut self, now: Instant) -> Option<Result<Seen, Failure>> {
         let limits = self.worker.limits();
         if self.ended.is_some_and(|it| now >= it + limits.client_fin_timeout) {
+            self.worker.metrics().met(Limit::ClientEnded);
             return Some(Err(Failure::ClientGone));
         }
         if self.times.total.is_some_and(|it| now >= it) {
@@ -100,10 +102,14 @@ impl Exchange<'_> {
                 .then_some(Err(Failure::Late(Late::FirstByte)));
         }
         if let Some(since) = self.held {
-            return (now >= since + limits.continue_timeout).then_some(Ok(Seen::Unheld));
+            let is_over = now >= since + limits.continue_timeout;
+            if is_over {
+                self.worker.metrics().met(Limit::Continue);
+            }
+            return is_over.then_some(Ok(Seen::Unheld));
         }
         self.patience.over(now).map(|side| match side {
-            Waits::Source => Err(Failure::ClientLate),
+            Waits::Source => Err(Failure::ClientLate { slowly: self.patience.is_rate(now) }),
             Waits::Sink => Err(Failure::Late(Late::Upload)),
         })
     }

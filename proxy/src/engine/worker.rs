@@ -17,11 +17,13 @@ use crate::{
     balance::{
         attempts::Changed,
         picker::{Known, Picked, Picker},
+        retry::NoRetry,
         view::{NoPick, PickContext},
     },
     config::Limits,
-    engine::{buffer::Buffers, client::Client, timer::Wheel, upstream::Upstream},
+    engine::{buffer::Buffers, client::Client, failure::Failure, timer::Wheel, upstream::Upstream},
     http1::{DateCache, Fields},
+    limit::Limit,
     metrics::Metrics,
     request_id::{RequestId, RequestIds},
     retry_budget::RetryBudget,
@@ -177,6 +179,40 @@ impl Worker {
         self.metrics().failed(reason);
     }
 
+    /// Counts the limit that has ended an attempt.
+    pub(crate) fn count_limit(&self, failure: &Failure) {
+        match failure {
+            Failure::Cut => self.count_cut(),
+            failure => failure.limit().into_iter().for_each(|it| self.metrics().met(it)),
+        }
+    }
+
+    /// Counts a request that is cut.
+    pub(crate) fn count_cut(&self) {
+        self.metrics().met(if self.cuts_all() { Limit::Shutdown } else { Limit::Drain });
+    }
+
+    /// Counts why a request is not sent again; `is_kept`: its body was.
+    pub(crate) fn count_no_retry(&self, why: NoRetry, is_kept: bool) {
+        match why {
+            NoRetry::Budget => self.metrics().retries_refused.increment(),
+            NoRetry::Exhausted => self.metrics().met(Limit::Retries),
+            NoRetry::NotRepeatable if !is_kept => self.metrics().met(Limit::Buffer),
+            _ => {}
+        }
+    }
+
+    /// True when the gateway's time to stop is over.
+    pub(crate) fn cuts_all(&self) -> bool {
+        self.upstream.cuts_all.get()
+    }
+
+    /// Cuts every request, because the gateway's time to stop is over.
+    pub(crate) fn cut_all(&self) {
+        self.upstream.cuts_all.set(true);
+        self.wheel.wake_all();
+    }
+
     /// Counts what the report of an outcome has changed.
     pub(crate) fn count(&self, changed: Changed) {
         if changed.ejected > 0 {
@@ -222,10 +258,12 @@ impl Worker {
     /// Counts a copy to a mirror in, if there may be one more.
     pub(crate) fn place_for_copy(self: &Rc<Self>) -> Option<PlaceForCopy> {
         let copies = self.copies.get();
-        (copies < self.limits().mirrored).then(|| {
-            self.copies.set(copies + 1);
-            PlaceForCopy(Rc::clone(self))
-        })
+        if copies >= self.limits().mirrored {
+            self.metrics().met(Limit::Mirrored);
+            return None;
+        }
+        self.copies.set(copies + 1);
+        Some(PlaceForCopy(Rc::clone(self)))
     }
 
     /// Client connections that are open.

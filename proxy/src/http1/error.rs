@@ -1,5 +1,7 @@
 //! Why a head is refused.
 
+use crate::limit::Limit;
+
 /// What is wrong with a head. A request is answered with [`HeadError::status`] and its connection closed; a response with such
 /// a head becomes 502.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,16 @@ impl HeadError {
             Self::LongMethod | Self::Tunnel => 501,
             Self::OtherVersion => 505,
             _ => 400,
+        }
+    }
+
+    /// The limit that the head is beyond.
+    pub(crate) const fn limit(self) -> Option<Limit> {
+        match self {
+            Self::LongTarget => Some(Limit::Target),
+            Self::TooLarge => Some(Limit::HeadBytes),
+            Self::TooManyFields => Some(Limit::HeadFields),
+            _ => None,
         }
     }
 

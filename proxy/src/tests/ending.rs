@@ -40,11 +40,17 @@ async fn lameduck_then_no_new_connection_then_the_last_answer() {
     assert_eq!(world.proxy.unready(), Some("shutting down"));
     let readiness = kept.get("127.0.0.1", "/readyz").await;
     assert_eq!((readiness.status, readiness.text().as_str()), (503, "shutting down\n"));
-    assert_eq!(world.get("/").await.0, 200, "it still serves during the lameduck time, also new connections");
+    assert_eq!(readiness.field("connection"), Some("close"));
+    // It still serves during the lameduck time, also new connections, and tells clients to go elsewhere.
+    let mut late = world.client().await;
+    let served = late.get("web.example.com", "/").await;
+    assert_eq!((served.status, served.field("connection")), (200, Some("close")));
+    assert!(late.is_closed().await && kept.is_closed().await);
+    assert_eq!(world.proxy.status().phase, Phase::Lameduck);
 
     eventually("it closes", || world.proxy.status().phase == Phase::Closing).await;
     assert!(started.elapsed() >= Duration::from_millis(400));
-    assert!(idle.is_closed().await && kept.is_closed().await);
+    assert!(idle.is_closed().await);
     let address = world.address();
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(5), refused).await.expect("new connections are refused");
@@ -69,7 +75,7 @@ async fn the_deadline_cuts_off_what_does_not_end() {
     world.proxy.shut_down();
     ended(&mut world).await;
     assert!((300..2_500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
-    assert!(slow.answer_to(false).await.is_err());
+    assert_eq!(slow.answer().await.status, 503);
     assert_eq!(world.proxy.status().in_flight, 0);
 }
 

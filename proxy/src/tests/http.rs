@@ -347,7 +347,7 @@ async fn max_forwards_ends_at_this_gateway() {
 }
 
 #[tokio::test]
-async fn a_large_body_passes_in_both_directions_in_little_memory() {
+async fn a_large_body_passes_whole_in_both_directions_at_once() {
     let serve = |mut stream: tokio::net::TcpStream, _| async move {
         // The body behind the head is not to be lost.
         let mut head = Vec::new();

@@ -149,6 +149,36 @@ async fn a_proxy_header_names_the_client() {
         assert_eq!(said_plainly(&world, wrong.as_bytes()).await, "", "{wrong:?}");
     }
     assert_eq!(web.count(), 1);
+    drop(TcpStream::connect(world.address()).await.unwrap());
+    let refused = &world.metrics().proxy_headers_refused;
+    assert_eq!((refused[0].get(), refused[1].get()), (0, 3));
+}
+
+#[tokio::test]
+async fn a_client_that_a_proxy_header_names_has_its_limit() {
+    let web = Instance::new("web-1").await;
+    let mut config = listening(|it| (it.proxy_protocol, it.trusted_networks) = (true, loopback()));
+    config.limits.max_connections_per_client = 1;
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    let header = "PROXY TCP4 192.0.2.7 192.0.2.8 1234 443\r\n";
+    let mut first = world.client().await;
+    first.send(header).await;
+    assert_eq!(first.get("web.example.com", "/").await.status, 200);
+    let said = said_plainly(&world, header.as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{said}");
+    assert_eq!(world.failed(crate::Reason::ClientConnections), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_has_its_time() {
+    let web = Instance::new("web-1").await;
+    let (tls, _) = certificate();
+    let mut config = Config { tls, ..listening(|it| it.tls = true) };
+    config.limits.tls_handshake_timeout = std::time::Duration::from_millis(50);
+    let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    assert!(world.client().await.is_closed().await);
+    eventually("it is counted", || world.met(crate::Limit::Handshake) == 1).await;
+    assert_eq!(world.metrics().tls_failures.get(), 0);
 }
 
 #[tokio::test]
@@ -158,6 +188,7 @@ async fn a_proxy_header_of_a_stranger_is_refused() {
     let world = World::start(config, std::slice::from_ref(&web.endpoint)).await;
     let said = said_plainly(&world, format!("PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n{GET}").as_bytes()).await;
     assert_eq!((said.as_str(), web.count()), ("", 0));
+    assert_eq!(world.metrics().proxy_headers_refused[0].get(), 1);
 }
 
 #[tokio::test]

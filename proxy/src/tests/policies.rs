@@ -184,16 +184,6 @@ async fn a_route_has_times_of_its_own() {
 }
 
 #[tokio::test]
-async fn zero_is_no_limit() {
-    let web = Instance::new("web-1").await;
-    let none = Some(Span(Duration::ZERO));
-    let timeouts =
-        Timeouts { request: none, backend_request: none, connect: none, first_byte: none, idle: none };
-    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&web]).await;
-    assert_eq!(world.get("/").await, (200, "web-1".into()));
-}
-
-#[tokio::test]
 async fn a_dial_without_time_left_has_not_failed() {
     // Its queue is full, so that further dials wait.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -320,16 +310,6 @@ async fn requests_have_ids() {
         .ask("GET / HTTP/1.1\r\nHost: web.example.com\r\nX-Request-Id: mine\r\n\r\n")
         .await;
     assert_eq!(answer.field("x-request-id"), Some("mine"));
-}
-
-#[tokio::test]
-async fn a_time_of_zero_is_no_limit() {
-    let web = Instance::new("web-1").await;
-    let zero = Some(Span::default());
-    let timeouts =
-        Timeouts { request: zero, backend_request: zero, connect: zero, first_byte: zero, idle: zero };
-    let world = with(Route { timeouts: Some(Box::new(timeouts)), ..plain() }, &[&web]).await;
-    assert_eq!(world.get("/").await.0, 200);
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ async fn a_connection_over_the_limit_is_refused() {
     assert_eq!(first.get("web.example.com", "/").await.status, 200);
     let mut second = world.client().await;
     let answer = second.answer().await;
-    assert_eq!((answer.status, answer.text().as_str()), (503, "too many connections\n"));
+    assert_eq!((answer.status, answer.text().as_str()), (503, "the gateway has too many connections\n"));
     assert!(second.is_closed().await);
     drop(first);
     eventually("there is room again", || world.metrics().connections_open.get() == 0).await;
