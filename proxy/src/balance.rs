@@ -137,7 +137,7 @@ fn place(
     if endpoint.status == CheckStatus::Critical {
         return Err(Why::Critical(site));
     }
-    match site.and_then(|it| Some((it, table.ways.get(&it)?))) {
+    match site.and_then(|it| Some((it, table.situation.ways.get(&it)?))) {
         None | Some((_, Way::Direct)) => Ok(site),
         Some((site, Way::Gateways(_))) => Err(Why::ByGateway(site)),
         Some((_, Way::Never)) => Err(Why::NotReached),
@@ -180,7 +180,7 @@ fn site(endpoint: &Endpoint, backend: &Backend, table: &Table) -> Option<Option<
     let site = name.parse().ok().and_then(|name| table.snapshot.site_id(&name))?;
     match site {
         site if !backend.sites.contains(&site) => None,
-        site if Some(site) == table.home => Some(None),
+        site if Some(site) == table.situation.home => Some(None),
         site => Some(Some(site)),
     }
 }

@@ -4,7 +4,7 @@
 //!  snapshot ─▶ table ─▶ index ─▶ compiled ─▶ conditions, split, rewrite
 //! ```
 //!
-//! A [`Table`] is immutable and shared by all workers; the next one shares with it what did not change (`sharing`). Routes
+//! A [`Table`] is immutable and shared by all workers; the next one shares with it what did not change ([`store::sharing`]). Routes
 //! are looked up in the `index`; a property test compares it with a linear scan. Requests come in as the trait [`Request`],
 //! so that every version of HTTP is routed alike. Nothing here waits, locks, or allocates for a plain request.
 //!
@@ -20,7 +20,6 @@ mod index;
 pub(crate) mod linear;
 mod request;
 mod rewrite;
-mod sharing;
 mod split;
 mod table;
 #[cfg(test)]
@@ -35,4 +34,4 @@ pub(crate) use request::Request;
 pub(crate) use rewrite::PathChange;
 pub(crate) use rewrite::{FieldChanges, NewPath};
 pub(crate) use split::{NewSession, session_key, stable_hash};
-pub(crate) use table::Table;
+pub(crate) use table::{Situation, Table};

@@ -150,7 +150,7 @@ fn vantages(snapshot: &Snapshot, health_view: &HealthView) -> Vec<VantageStatus>
 
 fn cnames_to_set(snapshot: &Snapshot) -> Vec<CnameToSet> {
     let mut all = Vec::new();
-    for service in snapshot.services.values() {
+    for service in snapshot.services.iter() {
         let Some(cluster) = snapshot.clusters.get(&service.cluster) else { continue };
         for host in service.hosts.iter().filter(|host| snapshot.zone_of(host.as_str()).is_none()) {
             let target = match (service.route_by, service.uuid) {

@@ -263,9 +263,9 @@ impl Stored {
         shards::find(&shard.documents, id).filter(|kept| !self.is_replaced(kept))
     }
 
-    /// The overrides that a version without orders stored as documents, as records.
-    fn unordered(&self) -> impl Iterator<Item = OrderRecord> {
-        let overrides = self.committed().filter_map(|kept| match &*kept.document {
+    /// The overrides among these documents of its shards that a version without orders stored, as records.
+    fn unordered<'k>(&self, kept: impl Iterator<Item = &'k Kept>) -> impl Iterator<Item = OrderRecord> {
+        let overrides = kept.filter_map(|kept| match &*kept.document {
             Document::Override(it) if !self.is_replaced(kept) => Some((it, kept.changed)),
             _ => None,
         });

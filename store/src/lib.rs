@@ -28,6 +28,7 @@ pub mod locality;
 pub mod metrics;
 pub mod orders;
 pub mod remote;
+pub mod sharing;
 pub mod snapshot;
 pub mod steering;
 #[cfg(any(test, feature = "testing"))]

@@ -6,6 +6,7 @@
 mod after;
 mod failover;
 mod steered;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,10 +26,11 @@ use crate::{
     health::TargetKey,
     locality::{Locality, RegionId},
     model::{
-        Check, Cluster, DomainName, Generation, MAX_SITES, Name, Override, RecordData, Route, RouteBy,
-        Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
+        ByName, Check, Cluster, DomainName, Generation, MAX_SITES, Name, Override, RecordData, Route,
+        RouteBy, Service, Site, Sources, StaticRecord, Token, Ttl, Vantage, Zone,
     },
     orders::{Orders, Switched, WithoutEffect},
+    sharing::SharingMap,
 };
 
 /// Configuration as the roles read it.
@@ -47,11 +49,11 @@ pub struct Snapshot {
     /// The targets of which regions have a verdict of their own.
     pub regional: Arc<BTreeMap<TargetKey, RegionalTarget>>,
     /// The services by name.
-    pub services: Arc<BTreeMap<Name, Arc<Service>>>,
+    pub services: ByName<Arc<Service>>,
     /// The checks by name.
     pub checks: BTreeMap<Name, Arc<Check>>,
     /// The routes, explicit and implied.
-    pub routes: Arc<Vec<Arc<Route>>>,
+    pub routes: ByName<Arc<Route>>,
     /// The clusters by name.
     pub clusters: BTreeMap<Name, Arc<Cluster>>,
     /// The configured vantages.
@@ -63,7 +65,8 @@ pub struct Snapshot {
     /// Which orders lie over the documents.
     pub orders: OrdersInForce,
     zones: HashMap<DomainName, Arc<ZoneView>>,
-    in_registry: Arc<HashMap<String, Vec<Arc<Service>>>>,
+    in_registry: SharingMap<traffic::Registered>,
+    hosts: SharingMap<traffic::Host>,
 }
 
 /// Which orders lie over the documents of a snapshot.
@@ -140,10 +143,8 @@ impl Snapshot {
             locality: Locality::compile(&sites),
             sites,
             clusters: sources.clusters.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
-            services: Arc::new(
-                sources.services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect(),
-            ),
-            routes: Arc::new(sources.routes.into_iter().map(Arc::new).collect()),
+            services: sources.services.into_iter().map(Arc::new).collect(),
+            routes: sources.routes.into_iter().map(Arc::new).collect(),
             vantages: sources.vantages,
             overrides: sources.overrides.into_iter().map(Arc::new).collect(),
             tokens: sources.tokens,
@@ -160,18 +161,15 @@ impl Snapshot {
         snapshot.domains = Arc::new(domains);
         snapshot.zones = snapshot.compile_zones(sources.zones);
         snapshot.checks = checks.into_iter().map(|(name, it)| (name, Arc::new(it))).collect();
-        let mut in_registry = HashMap::<String, Vec<Arc<Service>>>::new();
-        for service in snapshot.services.values() {
-            in_registry.entry(service.consul.service.clone()).or_default().push(Arc::clone(service));
-        }
-        snapshot.in_registry = Arc::new(in_registry);
+        snapshot.in_registry = traffic::in_registry(&snapshot.services);
+        snapshot.hosts = traffic::hosts(&snapshot.services, &snapshot.routes);
         snapshot
     }
 
     /// The services whose instances are registered under a name in the registry.
     #[must_use]
     pub fn services_in_registry(&self, name: &str) -> &[Arc<Service>] {
-        self.in_registry.get(name).map_or(&[], Vec::as_slice)
+        traffic::registered(&self.in_registry, name)
     }
 
     /// The check that decides whether an instance answers while its removal is in doubt: that of the first service
@@ -296,7 +294,7 @@ impl Snapshot {
                 steered.sites.iter().for_each(|site| view.add_site(site, steered.domain.ttl));
             }
         }
-        for (host, target) in self.services.values().flat_map(|service| self.aliases(service)) {
+        for (host, target) in self.services.iter().flat_map(|service| self.aliases(service)) {
             if let Some(view) = holder(&mut views, &host) {
                 view.owner(&host).alias = Some(target);
             }
@@ -319,6 +317,12 @@ impl Snapshot {
             RouteBy::Gateway => Some(cluster.gateway_domain.clone()),
             RouteBy::Uuid => service.uuid_domain(cluster),
         }
+    }
+}
+
+impl Owner {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.alias.is_none() && self.steered.is_none()
     }
 }
 

@@ -95,7 +95,7 @@ pub(crate) fn explain(
     let groups: Vec<&Group> = std::iter::once(&view.home).chain(away).collect();
     let shares = shares(&groups, f64::from(view.keeps) / f64::from(WHOLE), settings.overprovision);
     let by_gateways = |site: &Option<SiteId>| {
-        site.and_then(|it| table.ways.get(&it)).is_some_and(|way| matches!(way, Way::Gateways(_)))
+        site.and_then(|it| table.situation.ways.get(&it)).is_some_and(|way| matches!(way, Way::Gateways(_)))
     };
     let sites = groups.iter().zip(shares).map(|(group, share)| ExplainedSite {
         site: group.site,

@@ -139,7 +139,7 @@ impl View {
             }
         }
         for site in by_gateway {
-            let Some(Way::Gateways(addresses)) = table.ways.get(&site) else { continue };
+            let Some(Way::Gateways(addresses)) = table.situation.ways.get(&site) else { continue };
             let name = table.snapshot.site(site).map(|it| it.name.as_str()).unwrap_or_default();
             for address in addresses {
                 let endpoint = gateway(&backend.registered, name, *address);
@@ -288,6 +288,24 @@ impl View {
         } else {
             NoPick::NoAddress
         }
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// Everything that a view is built of.
+    pub(super) fn described(&self) -> String {
+        let group = |group: &Group| {
+            let member = |it: &Member| {
+                let (instance, weight) = (&it.candidate.instance, it.candidate.weight);
+                format!("{}#{} w{weight} {}", instance.endpoint.id, instance.number, it.warning)
+            };
+            let members: Vec<String> = group.members.iter().map(member).collect();
+            format!("{:?} {members:?} {:?}", group.site, group.critical)
+        };
+        let mut away: Vec<String> = self.away.iter().map(group).collect();
+        away.sort();
+        format!("{:?} {} {away:?}", self.settings, group(&self.home))
     }
 }
 

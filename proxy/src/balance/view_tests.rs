@@ -121,7 +121,7 @@ impl World {
 
     fn away(&self) -> Vec<SiteId> {
         let mut sites = Vec::new();
-        let here = (&*self.table.snapshot, self.table.home);
+        let here = (&*self.table.snapshot, self.table.situation.home);
         order_sites(&mut sites, here, self.web(), self.handle.board(), self.now);
         sites
     }

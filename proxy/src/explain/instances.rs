@@ -104,7 +104,7 @@ pub(super) async fn explain(
     let now = shared.handle.now();
     let excluded = Excluded::by(&shared.handle.drains().borrow(), now);
     let mut order = Vec::new();
-    order_sites(&mut order, (&table.snapshot, table.home), backend, shared.handle.board(), now);
+    order_sites(&mut order, (&table.snapshot, table.situation.home), backend, shared.handle.board(), now);
     let known = (&*shared.instances, &shared.names);
     let of = (backend, backend.settings);
     let explained = balance::explain(&entry, of, table, (&excluded, &order), (now, key), known);
@@ -155,7 +155,7 @@ fn standing(standing: &Standing) -> (&'static str, Option<String>) {
 }
 
 fn site_name(table: &Table, site: Option<SiteId>) -> String {
-    let id = site.or(table.home);
+    let id = site.or(table.situation.home);
     id.and_then(|it| table.snapshot.site(it)).map_or_else(String::new, |it| it.name.to_string())
 }
 
@@ -183,7 +183,7 @@ fn site(
 
 /// Why another site has its place among the others.
 fn rank(site: SiteId, (shared, table, backend): (&Shared, &Table, &Backend), now: Moment) -> String {
-    let here = table.snapshot.locality.at_home(table.home);
+    let here = table.snapshot.locality.at_home(table.situation.home);
     let ranked = backend.entrance.as_ref().and_then(|domain| {
         let ranking = steering::rank(domain, &here, shared.handle.board(), now);
         ranking.all().iter().find(|it| it.site == site).map(|it| (it.tier, domain))

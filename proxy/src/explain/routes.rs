@@ -192,7 +192,7 @@ impl Routes {
         };
         for route in routes().filter(|it| is_elsewhere(it)).take(HINTS) {
             let services = &table.snapshot.services;
-            let led = route.to.iter().filter_map(|it| services.get(&it.service));
+            let led = route.to.iter().filter_map(|it| services.get(it.service.as_str()));
             let led: Vec<String> =
                 led.map(|it| format!("{} of the cluster {}", it.name, it.cluster)).collect();
             hints.push(format!(

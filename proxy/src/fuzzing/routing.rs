@@ -240,11 +240,11 @@ impl Routing {
     pub fn change(&mut self, at: usize, one_host: bool, to: usize, mut timed: impl FnMut(&mut dyn FnMut())) {
         let route = Arc::new(Self::route(at, one_host, to));
         let before = &self.table.snapshot;
-        let routes = before.routes.iter();
-        let routes = routes.map(|it| if it.name == route.name { &route } else { it }).cloned().collect();
+        let mut routes = before.routes.clone();
+        routes.insert(route);
         let mut snapshot = Snapshot::compile(Sources::default(), Generation::default(), &Board::default());
-        snapshot.routes = Arc::new(routes);
-        snapshot.services = Arc::clone(&before.services);
+        snapshot.routes = routes;
+        snapshot.services = before.services.clone();
         snapshot.domains = Arc::clone(&before.domains);
         let snapshot = Arc::new(snapshot);
         let (limits, tls) = Default::default();

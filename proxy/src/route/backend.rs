@@ -70,7 +70,7 @@ impl Backend {
         snapshot: &Snapshot,
         own: &Own<'_>,
     ) -> Option<Arc<Self>> {
-        let service = snapshot.services.get(name).filter(|it| it.cluster == *cluster)?;
+        let service = snapshot.services.get(name.as_str()).filter(|it| it.cluster == *cluster)?;
         let everywhere =
             || snapshot.clusters.get(&service.cluster).map(|it| it.gateways.keys().cloned().collect());
         let sites: Vec<Name> = service.sites.clone().or_else(everywhere).unwrap_or_default();

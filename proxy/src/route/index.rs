@@ -19,12 +19,14 @@ use regex_syntax::{
     hir::{Hir, HirKind, Look},
 };
 use rustc_hash::FxHasher;
-use store::model::{PathMatch, PatternSegment};
+use store::{
+    model::{PathMatch, PatternSegment},
+    sharing::SharingMap,
+};
 
 use super::{
     compiled::{CompiledRoute, Matched, PathRank, Rule},
     request::{Request, Segments},
-    sharing::SharingMap,
 };
 
 /// The name under which routes for any host stand.

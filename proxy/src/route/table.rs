@@ -5,7 +5,7 @@
 //! numbers, by which routes know them, so that a changed service leaves the routes to it as they are.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     hash::{Hash as _, Hasher as _},
     sync::Arc,
 };
@@ -13,7 +13,8 @@ use std::{
 use rustc_hash::FxHasher;
 use store::{
     Handle,
-    model::{DomainName, Generation, Name, Route},
+    model::{ByName, DomainName, Generation, Name, Route, RouteBy},
+    sharing::SharingMap,
     snapshot::{SiteId, Snapshot},
 };
 
@@ -23,7 +24,6 @@ use super::{
     explain::Explanation,
     index::Index,
     request::Request,
-    sharing::SharingMap,
 };
 
 /// What a worker needs of a snapshot.
@@ -33,13 +33,22 @@ pub(crate) struct Table {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The cluster's gateway domain; requests for `/readyz` there are about this gateway.
     pub(crate) gateway_domain: Option<DomainName>,
-    /// This gateway's site; `None` if the snapshot does not have it.
-    pub(crate) home: Option<SiteId>,
-    /// How the instances of each other site are reached.
-    pub(crate) ways: BTreeMap<SiteId, Way>,
+    /// Where this gateway stands among the sites; the one of the table before as long as it is the same.
+    pub(crate) situation: Arc<Situation>,
     cluster: Name,
     site: Name,
     routes: Routes,
+}
+
+/// Where a gateway stands among the sites. What workers know of instances holds as long as this is the same.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Situation {
+    /// The gateway's site; `None` if the snapshot does not have it.
+    pub(crate) home: Option<SiteId>,
+    /// How the instances of each other site are reached.
+    pub(crate) ways: BTreeMap<SiteId, Way>,
+    /// The sites by their numbers.
+    sites: Vec<Name>,
 }
 
 /// The routes and the services behind them. A clone shares everything until it is changed.
@@ -74,8 +83,10 @@ impl Table {
         own: &Own<'_>,
     ) -> Self {
         let mut routes = Routes::default();
-        routes.replace(&[], &snapshot.routes, &Sight { snapshot: &snapshot, cluster, own });
-        Self::of(snapshot, (cluster, site), ports, own.handle, routes)
+        let all: Vec<_> = snapshot.routes.iter().cloned().collect();
+        routes.replace(&[], &all, &Sight { snapshot: &snapshot, cluster, own });
+        let situation = Arc::new(Situation::compile(&snapshot, (cluster, site), ports, own.handle));
+        Self::of(snapshot, (cluster, site), situation, routes)
     }
 
     /// The table of another snapshot, the same as if it were compiled whole.
@@ -83,32 +94,33 @@ impl Table {
         let (cluster, site) = (&self.cluster, &self.site);
         let sight = Sight { snapshot: &snapshot, cluster, own };
         let mut routes = self.routes.clone();
-        if !has_same_services(&self.snapshot, &snapshot) {
-            routes.look_again(&sight);
+        match concerned(&self.snapshot, &snapshot, cluster) {
+            Concerned::All => routes.look_again(routes.users(|_| true), &sight),
+            Concerned::These(mut services) => {
+                if !Arc::ptr_eq(&self.snapshot.domains, &snapshot.domains) {
+                    // Their clients use names of their own, which may be steered differently now.
+                    services.extend(routes.users(|it| it.document.route_by == RouteBy::Uuid));
+                }
+                routes.look_again(services, &sight);
+            }
         }
         let (gone, new) = differences(&self.snapshot.routes, &snapshot.routes);
         routes.replace(&gone, &new, &sight);
-        Self::of(snapshot, (cluster, site), ports, own.handle, routes)
+        let situation = Situation::compile(&snapshot, (cluster, site), ports, own.handle);
+        let situation =
+            if situation == *self.situation { Arc::clone(&self.situation) } else { Arc::new(situation) };
+        Self::of(snapshot, (cluster, site), situation, routes)
     }
 
     fn of(
         snapshot: Arc<Snapshot>,
         (cluster, site): (&Name, &Name),
-        ports: &[u16],
-        handle: &Handle,
+        situation: Arc<Situation>,
         routes: Routes,
     ) -> Self {
-        let gateways = Arc::clone(&handle.gateways().borrow());
-        let others = snapshot.sites.iter().map(|it| &it.name).filter(|it| *it != site);
-        let ways = others.filter_map(|to| {
-            let theirs = gateways.get(to).and_then(|it| it.get(cluster)).filter(|it| !it.is_empty());
-            let way = Way::compile(&snapshot, cluster, (site, to), theirs.map_or(ports, Vec::as_slice));
-            Some((snapshot.site_id(to)?, way))
-        });
         Self {
-            ways: ways.collect(),
             gateway_domain: snapshot.clusters.get(cluster).map(|it| it.gateway_domain.clone()),
-            home: snapshot.site_id(site),
+            situation,
             cluster: cluster.clone(),
             site: site.clone(),
             routes,
@@ -146,6 +158,22 @@ impl Table {
         Arc::ptr_eq(&self.routes.backends, &other.routes.backends)
     }
 
+    /// True if other services have to be followed than with another table.
+    pub(crate) fn follows_others_than(&self, other: &Self) -> bool {
+        let (own, theirs) = (&*self.routes.backends, &*other.routes.backends);
+        !Arc::ptr_eq(&self.routes.backends, &other.routes.backends)
+            && (0..own.len().max(theirs.len())).any(|at| {
+                let (one, before) = (own.get(at), theirs.get(at));
+                let same = match (one.and_then(Option::as_ref), before.and_then(Option::as_ref)) {
+                    (Some(one), Some(before)) => {
+                        Arc::ptr_eq(one, before) || one.registered == before.registered
+                    }
+                    (one, before) => one.is_none() && before.is_none(),
+                };
+                !same
+            })
+    }
+
     /// The services to follow, by their names in the registry.
     pub(crate) fn in_use(&self) -> BTreeSet<String> {
         self.backends().map(|backend| backend.registered.clone()).collect()
@@ -154,6 +182,24 @@ impl Table {
     /// The generation that it was compiled from.
     pub(crate) fn generation(&self) -> Generation {
         self.snapshot.generation
+    }
+}
+
+impl Situation {
+    /// `ports` are those that this gateway listens at.
+    fn compile(snapshot: &Snapshot, (cluster, site): (&Name, &Name), ports: &[u16], handle: &Handle) -> Self {
+        let gateways = Arc::clone(&handle.gateways().borrow());
+        let others = snapshot.sites.iter().map(|it| &it.name).filter(|it| *it != site);
+        let ways = others.filter_map(|to| {
+            let theirs = gateways.get(to).and_then(|it| it.get(cluster)).filter(|it| !it.is_empty());
+            let way = Way::compile(snapshot, cluster, (site, to), theirs.map_or(ports, Vec::as_slice));
+            Some((snapshot.site_id(to)?, way))
+        });
+        Self {
+            ways: ways.collect(),
+            home: snapshot.site_id(site),
+            sites: snapshot.sites.iter().map(|it| it.name.clone()).collect(),
+        }
     }
 }
 
@@ -170,34 +216,43 @@ impl Sight<'_> {
     }
 }
 
-/// True if nothing changed that a [`Backend`] is compiled from.
-fn has_same_services(before: &Snapshot, after: &Snapshot) -> bool {
+/// The services whose [`Backend`] may be another one.
+enum Concerned {
+    All,
+    These(BTreeSet<Name>),
+}
+
+/// The services that a change concerns, without those that have a steered name of their own.
+fn concerned(before: &Snapshot, after: &Snapshot, cluster: &Name) -> Concerned {
+    fn same<T: PartialEq>((a, b): (&Arc<T>, &Arc<T>)) -> bool {
+        Arc::ptr_eq(a, b) || a == b
+    }
     let same_sites = before.sites.len() == after.sites.len()
         && before.sites.iter().zip(&after.sites).all(|(a, b)| a.name == b.name);
-    same_sites
-        && Arc::ptr_eq(&before.services, &after.services)
-        && Arc::ptr_eq(&before.domains, &after.domains)
-        && before.clusters == after.clusters
-        && before.checks == after.checks
+    let same_clusters = before.clusters.len() == after.clusters.len()
+        && before.clusters.values().zip(after.clusters.values()).all(same);
+    let same_checks = before.checks.len() == after.checks.len()
+        && before.checks.values().zip(after.checks.values()).all(same);
+    let gateway = |of: &Snapshot| {
+        let domain = of.domains.get(&of.clusters.get(cluster)?.gateway_domain)?;
+        Some(Arc::as_ptr(domain))
+    };
+    if !same_sites || !same_clusters || !same_checks || gateway(before) != gateway(after) {
+        return Concerned::All;
+    }
+    let changed = before.services.differences(&after.services, |a, b| Arc::ptr_eq(a, b) || a == b);
+    let names = changed.into_iter().flat_map(|both| both.into_iter().flatten().map(|it| it.name.clone()));
+    Concerned::These(names.collect())
 }
 
 /// The routes that are gone or were changed, and those that are new or were changed.
-fn differences<'r>(before: &'r [Arc<Route>], after: &'r [Arc<Route>]) -> (Vec<Arc<Route>>, Vec<Arc<Route>>) {
-    let same = |(a, b): &(&Arc<Route>, &Arc<Route>)| Arc::ptr_eq(a, b);
-    let start = before.iter().zip(after).take_while(same).count();
-    let (before, after) = (&before[start..], &after[start..]);
-    let end = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-    let (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
-    let mut new: HashMap<&Name, &Arc<Route>> = after.iter().map(|route| (&route.name, route)).collect();
-    let is_gone = |route: &&Arc<Route>| {
-        let unchanged = new.get(&route.name).is_some_and(|it| Arc::ptr_eq(it, route) || it == route);
-        if unchanged {
-            new.remove(&route.name);
-        }
-        !unchanged
-    };
-    let gone = before.iter().filter(is_gone).cloned().collect();
-    (gone, new.into_values().cloned().collect())
+fn differences(
+    before: &ByName<Arc<Route>>,
+    after: &ByName<Arc<Route>>,
+) -> (Vec<Arc<Route>>, Vec<Arc<Route>>) {
+    let all = before.differences(after, |a, b| Arc::ptr_eq(a, b) || a == b);
+    let gone = all.iter().filter_map(|[before, _]| before.cloned()).collect();
+    (gone, all.iter().filter_map(|[_, after]| after.cloned()).collect())
 }
 
 fn hash_of(name: &Name) -> u64 {
@@ -306,10 +361,17 @@ impl Routes {
         );
     }
 
-    /// Compiles the services again, and the routes to those that came or went.
-    fn look_again(&mut self, sight: &Sight<'_>) {
+    /// The services in use, those that are there by what they are.
+    fn users(&self, are: impl Fn(&Backend) -> bool) -> BTreeSet<Name> {
+        let is =
+            |it: &&Arc<Use>| self.backends.get(it.number).and_then(Option::as_ref).is_none_or(|it| are(it));
+        self.uses.values().filter(is).map(|it| it.service.clone()).collect()
+    }
+
+    /// Compiles services again, and the routes to those that came or went.
+    fn look_again(&mut self, services: BTreeSet<Name>, sight: &Sight<'_>) {
         let (mut changed, mut routes) = (Vec::new(), BTreeSet::new());
-        for it in self.uses.values() {
+        for it in services.iter().filter_map(|name| self.uses.get(hash_of(name), |it| it.service == *name)) {
             let before = self.backends[it.number].as_ref();
             let after = sight.backend(&it.service, before);
             if before.is_some() != after.is_some() {

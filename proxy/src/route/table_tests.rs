@@ -59,7 +59,7 @@ fn everything(table: &Table) -> Vec<String> {
         .collect();
     backends.sort();
     all.extend(backends);
-    all.push(format!("{:?} {:?} {:?}", table.in_use(), table.ways, table.gateway_domain));
+    all.push(format!("{:?} {:?} {:?}", table.in_use(), table.situation.ways, table.gateway_domain));
     all
 }
 
@@ -140,10 +140,17 @@ fn fulfil(sources: &mut Sources, wish: Wish) {
 fn next(before: &Snapshot, sources: Sources, shares: bool) -> Arc<Snapshot> {
     let mut snapshot = testing::compile(sources, &store::board::Board::default());
     if shares {
-        let known = |it: &Arc<Route>| before.routes.iter().find(|known| *known == it).unwrap_or(it).clone();
-        snapshot.routes = Arc::new(snapshot.routes.iter().map(known).collect());
+        let mut routes = before.routes.clone();
+        for both in before.routes.differences(&snapshot.routes, |a, b| a == b) {
+            match both {
+                [_, Some(after)] => routes.insert(Arc::clone(after)),
+                [Some(gone), None] => routes.remove(gone.name.as_str()),
+                [None, None] => unreachable!(),
+            }
+        }
+        snapshot.routes = routes;
         if snapshot.services == before.services {
-            snapshot.services = Arc::clone(&before.services);
+            snapshot.services = before.services.clone();
         }
         snapshot.domains = Arc::clone(&before.domains);
     }

@@ -23,7 +23,7 @@ pub(super) fn services(admin: &Admin, snapshot: &Snapshot) -> Vec<ServiceStatus>
         let noted = notes.get(&service.consul.service).map_or_else(Vec::new, |notes| noted(notes));
         one(admin, snapshot, service, noted)
     };
-    snapshot.services.values().map(with_notes).collect()
+    snapshot.services.iter().map(with_notes).collect()
 }
 
 fn one(

@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
+mod by_name;
 pub mod decode;
 mod digest;
 mod documents;
@@ -26,6 +27,7 @@ mod words;
 mod world;
 pub mod yaml;
 
+pub use by_name::{ByName, Named};
 pub use decode::parse;
 pub use digest::sha256_hex;
 pub use documents::*;
@@ -37,4 +39,7 @@ pub use rcode::Rcode;
 pub use tree::{Place, Placed};
 pub use units::{Moment, NotASize, Percent, Size, Span, SpanError, Ttl, Weight};
 pub use words::{UnknownWord, Words};
-pub use world::{Checked, MAX_SITES, Origin, Places, Replacement, Sources, Steered, World, ended_overrides};
+pub use world::{
+    Checked, MAX_SITES, Origin, Places, Replacement, Sources, Steered, World, ended_overrides, implied_by,
+    implied_route, is_implied,
+};

@@ -4,7 +4,6 @@
 //! [`World::assemble`], for documents that were checked when they were committed. Nothing here looks at the engine
 //! or a clock; the one question that depends on time (does an override still count?) gets it as an argument.
 
-mod by_name;
 mod change;
 mod check;
 mod checked;
@@ -23,16 +22,15 @@ use std::{
     sync::Arc,
 };
 
-use by_name::ByName;
 pub use change::Replacement;
 pub use checked::Checked;
 pub use families::Places;
 pub use overlays::ended_overrides;
 
 use super::{
-    BlueGreen, Check, Cluster, Document, DocumentId, Domain, DomainName, InputError, Kind, Moment, Name,
-    Override, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token, Vantage, Weight,
-    Zone, sha256_hex,
+    BlueGreen, ByName, Check, Cluster, Document, DocumentId, Domain, DomainName, InputError, Kind, Moment,
+    Name, Override, Placed, Policy, Route, RouteTarget, Rule, Service, SharedDomain, Site, Token, Vantage,
+    Weight, Zone, sha256_hex,
 };
 
 /// The most sites. `check` and `apply` refuse more, because rankings are in buffers of a fixed size.
@@ -41,7 +39,7 @@ pub const MAX_SITES: usize = 64;
 /// Documents by kind and name, each name once.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    kinds: BTreeMap<Kind, ByName>,
+    kinds: BTreeMap<Kind, ByName<Arc<Document>>>,
 }
 
 /// A steered name, declared or implied.
@@ -204,21 +202,12 @@ impl World {
         for kind in kinds {
             let of = |world: &'_ Self| world.kinds.get(&kind).cloned().unwrap_or_else(|| none.clone());
             let (old, new) = (of(self), of(after));
-            let mut by_name: BTreeMap<&str, [Option<&Arc<Document>>; 2]> = BTreeMap::new();
-            for it in old.not_shared(&new) {
-                by_name.entry(it.name()).or_default()[0] = Some(it);
-            }
-            for it in new.not_shared(&old) {
-                by_name.entry(it.name()).or_default()[1] = Some(it);
-            }
-            let differ = |[before, after]: &[Option<&Arc<Document>>; 2]| match (before, after) {
-                (Some(before), Some(after)) => !Arc::ptr_eq(before, after) && before != after,
-                _ => true,
+            let all = old.differences(&new, |before, after| Arc::ptr_eq(before, after) || before == after);
+            let change = |[before, after]: [Option<&Arc<Document>>; 2]| Replacement {
+                before: before.cloned(),
+                after: after.cloned(),
             };
-            let all = by_name.into_values().filter(differ);
-            changes.extend(
-                all.map(|[before, after]| Replacement { before: before.cloned(), after: after.cloned() }),
-            );
+            changes.extend(all.into_iter().map(change));
         }
         changes
     }
@@ -289,18 +278,28 @@ impl World {
             }
         }
         for service in self.services() {
-            let (Some(cluster), Some(template)) =
-                (self.cluster(service.cluster.as_str()), gateways.get(&service.cluster))
-            else {
-                continue;
-            };
-            let Some(name) = service.uuid_domain(cluster) else { continue };
-            if self.domain(name.as_str()).is_none() {
-                let domain = self.like(template, name, service).into();
+            let Some(template) = gateways.get(&service.cluster) else { continue };
+            if let Some(domain) = self.implied_like(template, service) {
                 found.push(Steered { domain, origin: Origin::Uuid(service.name.clone()) });
             }
         }
         found
+    }
+
+    /// The UUID domain of a service that is not declared; `None` if it has none, or if there is a document.
+    #[must_use]
+    pub fn implied_domain(&self, service: &Service) -> Option<SharedDomain> {
+        let cluster = self.cluster(service.cluster.as_str())?;
+        let stated = self.domain(cluster.gateway_domain.as_str()).cloned();
+        let template =
+            stated.unwrap_or_else(|| Domain::usual(cluster.gateway_domain.clone(), cluster.name.clone()));
+        self.implied_like(&template, service)
+    }
+
+    fn implied_like(&self, template: &Domain, service: &Service) -> Option<SharedDomain> {
+        let name = service.uuid_domain(self.cluster(service.cluster.as_str())?)?;
+        let is_declared = self.domain(name.as_str()).is_some();
+        (!is_declared).then(|| self.like(template, name, service).into())
     }
 
     /// A service's UUID domain: the template over the service's sites.
@@ -320,15 +319,7 @@ impl World {
     pub fn routes(&self) -> Vec<Route> {
         let mut routes: Vec<Route> = self.declared_routes().cloned().collect();
         let named: HashSet<&DomainName> = self.declared_routes().flat_map(|route| &route.hosts).collect();
-        for service in self.services() {
-            let hosts: Vec<DomainName> =
-                service.hosts.iter().filter(|host| !named.contains(host)).cloned().collect();
-            if hosts.is_empty() {
-                continue;
-            }
-            let to = vec![RouteTarget { service: service.name.clone(), weight: Weight(100) }];
-            routes.push(Route::new(implied_route(&service.name), hosts, to));
-        }
+        routes.extend(self.services().filter_map(|service| implied_by(service, |host| named.contains(host))));
         routes
     }
 
@@ -373,8 +364,27 @@ fn like_over(policy: &Policy, sites: &[Name]) -> Policy {
 /// What the names of implied routes start with; no document may take one.
 const IMPLIED: &str = "implied.";
 
+/// True for a route that no document states.
+#[must_use]
+pub fn is_implied(route: &Route) -> bool {
+    route.name.as_str().starts_with(IMPLIED)
+}
+
+/// The implied route of a service: from its hosts that no declared route names, and `/`, to it. `None` if there is no such
+/// host.
+#[must_use]
+pub fn implied_by(service: &Service, is_named: impl Fn(&DomainName) -> bool) -> Option<Route> {
+    let hosts: Vec<DomainName> = service.hosts.iter().filter(|host| !is_named(host)).cloned().collect();
+    if hosts.is_empty() {
+        return None;
+    }
+    let to = vec![RouteTarget { service: service.name.clone(), weight: Weight(100) }];
+    Some(Route::new(implied_route(&service.name), hosts, to))
+}
+
 /// The name of a service's implied route. A long service name is cut, and its hash keeps it distinct.
-fn implied_route(service: &Name) -> Name {
+#[must_use]
+pub fn implied_route(service: &Name) -> Name {
     format!("{IMPLIED}{service}").parse().unwrap_or_else(|_| {
         let hash = sha256_hex(service.as_str());
         let hash = hash.get(..8).unwrap_or_default();

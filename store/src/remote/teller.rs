@@ -133,7 +133,7 @@ impl Teller {
     fn follow(&self, handle: &Handle, following: &Following, seen: &mut BTreeMap<String, Seen>) {
         let Some(snapshot) = handle.snapshot() else { return };
         let mut names: BTreeSet<String> =
-            snapshot.services.values().map(|it| it.consul.service.clone()).collect();
+            snapshot.services.iter().map(|it| it.consul.service.clone()).collect();
         if names.len() > MAX_SERVICES {
             self.metrics.services_cut.add((names.len() - MAX_SERVICES) as u64);
             names = names.into_iter().take(MAX_SERVICES).collect();

@@ -1,19 +1,22 @@
 //! The snapshot after a change, from the one before it.
 //!
 //! A command that changes an order or a token waits until its node runs the change. Compiling a hundred thousand documents for
-//! that takes seconds, so what such a change does not concern is shared with the snapshot before. What comes out is what
-//! [`Snapshot::compile`] gives. Changes that may add or remove names and targets are compiled whole.
+//! that takes seconds, so what such a change does not concern is shared with the snapshot before. So it is with routes and
+//! services, which change all day in a large installation. What comes out is what [`Snapshot::compile`] gives. Changes that may
+//! add or remove targets are compiled whole.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use super::{Snapshot, ZoneView, serial, steered::Shared};
+use super::{Snapshot, ZoneView, serial, steered::Shared, traffic::Traffic};
 use crate::{
     board::Board,
     locality::Locality,
-    model::{Check, Document, Domain, DomainName, Generation, Name, Override, World, glob::matches},
+    model::{
+        Check, Document, Domain, DomainName, Generation, Name, Override, SharedDomain, World, glob::matches,
+    },
 };
 
 /// The steered names that a change concerns.
@@ -48,8 +51,8 @@ impl<'c> Concerned<'c> {
 }
 
 impl Snapshot {
-    /// The snapshot of `world`, if this is the snapshot of `before` and they differ in tokens, overrides and in how domains
-    /// are steered only; otherwise `None`. What is not compiled from documents ([`Snapshot::orders`] and the database of
+    /// The snapshot of `world`, if this is the snapshot of `before` and they differ in routes, services, tokens, overrides and
+    /// in how domains are steered only, without other targets; otherwise `None`. What is not compiled from documents ([`Snapshot::orders`] and the database of
     /// places) is empty, as after [`Snapshot::compile`].
     #[must_use]
     pub fn after(
@@ -61,6 +64,7 @@ impl Snapshot {
     ) -> Option<Self> {
         let changes = before.changes_to(world);
         let mut concerned = Concerned::default();
+        let mut traffic = Traffic::default();
         for change in &changes {
             match (change.before.as_deref(), change.after.as_deref()) {
                 (Some(Document::Domain(old)), Some(Document::Domain(new))) => {
@@ -69,6 +73,16 @@ impl Snapshot {
                     }
                     concerned.names.insert(new.name.as_str());
                 }
+                (Some(Document::Route(old)), Some(Document::Route(new))) => {
+                    traffic.routes.push((Some(old), Some(new)))
+                }
+                (Some(Document::Route(old)), None) => traffic.routes.push((Some(old), None)),
+                (None, Some(Document::Route(new))) => traffic.routes.push((None, Some(new))),
+                (Some(Document::Service(old)), Some(Document::Service(new))) => {
+                    traffic.services.push((Some(old), Some(new)));
+                }
+                (Some(Document::Service(old)), None) => traffic.services.push((Some(old), None)),
+                (None, Some(Document::Service(new))) => traffic.services.push((None, Some(new))),
                 _ => change.both().try_for_each(|document| match document {
                     Document::Token(_) => Some(()),
                     Document::Override(order) => {
@@ -79,6 +93,9 @@ impl Snapshot {
                 })?,
             }
         }
+        if !self.follows(&traffic) {
+            return None;
+        }
         let mut next = Self {
             generation,
             sites: self.sites.clone(),
@@ -86,21 +103,25 @@ impl Snapshot {
             domains: Arc::clone(&self.domains),
             targets: Arc::clone(&self.targets),
             regional: Arc::clone(&self.regional),
-            services: Arc::clone(&self.services),
+            services: self.services.clone(),
             checks: self.checks.clone(),
-            routes: Arc::clone(&self.routes),
+            routes: self.routes.clone(),
             clusters: self.clusters.clone(),
             vantages: self.vantages.clone(),
             overrides: world.overrides().cloned().map(Arc::new).collect(),
             tokens: world.tokens().cloned().collect(),
             orders: super::OrdersInForce::default(),
             zones: self.zones.clone(),
-            in_registry: Arc::clone(&self.in_registry),
+            in_registry: self.in_registry.clone(),
+            hosts: self.hosts.clone(),
         };
         if generation != self.generation {
             next.number_zones(generation);
         }
-        next.steer_again(&concerned.among(self), world, board);
+        let implied = next.take_traffic(&traffic, world);
+        let mut again = concerned.among(&next);
+        again.retain(|name| implied.iter().all(|it| it.name != *name));
+        next.steer_again(&again, implied, world, board);
         Some(next)
     }
 
@@ -113,24 +134,30 @@ impl Snapshot {
         }
     }
 
-    fn steer_again(&mut self, names: &[DomainName], world: &World, board: &Board) {
+    /// Steers domains that are there again, and those that are implied now.
+    fn steer_again(
+        &mut self,
+        names: &[DomainName],
+        implied: Vec<SharedDomain>,
+        world: &World,
+        board: &Board,
+    ) {
+        // A domain without a document is as its cluster has it, which does not change here.
+        let there = |name: &DomainName| {
+            world.shared_domain(name).or_else(|| Some(self.domains.get(name)?.domain.clone()))
+        };
+        let domains: Vec<SharedDomain> = names.iter().filter_map(there).chain(implied).collect();
+        if domains.is_empty() {
+            return;
+        }
         let checks: HashMap<Name, Check> =
             self.checks.iter().map(|(name, check)| (name.clone(), (**check).clone())).collect();
         let mut shared = Shared::of(&self.overrides);
-        for name in names {
-            let Some(old) = self.domains.get(name) else { continue };
-            // A domain without a document is as its cluster has it, which does not change here.
-            let domain = world.shared_domain(name).unwrap_or_else(|| old.domain.clone());
+        for domain in domains {
+            let name = domain.name.clone();
             let steered = Arc::new(self.steer(domain, &checks, board, &mut shared));
-            if let Some(zone) = self.zone_of(name.as_str()).map(|it| it.zone.name.clone())
-                && let Some(view) = self.zones.get_mut(&zone)
-            {
-                let view = Arc::make_mut(view);
-                if let Some(owner) = Arc::make_mut(&mut view.names).get_mut(name) {
-                    owner.steered = Some(Arc::clone(&steered));
-                }
-            }
-            Arc::make_mut(&mut self.domains).insert(name.clone(), steered);
+            self.at(&name, |owner| owner.steered = Some(Arc::clone(&steered)));
+            Arc::make_mut(&mut self.domains).insert(name, steered);
         }
     }
 
@@ -194,9 +221,33 @@ mod tests {
                 let digest = format!("{:064x}", u32::from(more) + 7);
                 format!("kind: Token\nname: t{n}\nrole: reader\nsecret_sha256: '{digest}'\n")
             }
-            2 => format!(
-                "kind: Service\nname: s{n}\ncluster: main\nhosts: [h{more}.z.org]\nuuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f2{n}\n"
-            ),
+            2 => {
+                // Some change only what the gateway does, some have a name below that of another, one is in the inner zone.
+                let hosts = [
+                    format!("h{n}.z.org"),
+                    format!("h{n}.z.org, a.b.h{n}.z.org"),
+                    format!("'*.h{n}.in.z.org', in-{n}.z.org"),
+                    format!("h{n}.z.org, elsewhere-{n}.example"),
+                ];
+                let more_fields = [
+                    "consul: { service: one }\n",
+                    "route_by: uuid\nconsul: { service: one }\n",
+                    "sites: [s0, s2]\nconsul: { service: two, tags: [t] }\n",
+                    "consul: { service: two }\n",
+                ];
+                let (hosts, fields) = (&hosts[usize::from(more)], more_fields[usize::from((more + n) % 4)]);
+                format!(
+                    "kind: Service\nname: s{n}\ncluster: main\nhosts: [{hosts}]\n{fields}uuid: 6f0c1f6e-5c1e-4c53-9a52-0d5b6f7a9f2{n}\n"
+                )
+            }
+            5 => {
+                let hosts = ["h0.z.org, h1.z.org", "h1.z.org", "'*.h0.in.z.org'", "u.z.org, h2.z.org"];
+                format!(
+                    "kind: Route\nname: r{n}\nhosts: [{}]\npaths: [{{ prefix: /p{n} }}]\nto: [{{ service: s{} }}]\n",
+                    hosts[usize::from(more)],
+                    (n + more) % 3
+                )
+            }
             _ => {
                 let target = match more {
                     0 => "site: s0".to_owned(),
@@ -224,7 +275,8 @@ mod tests {
             all.push(format!("zone {apex} {:?} {}", view.zone, view.serial));
             all.extend(view.names().map(|(name, owner)| format!("name {name} of {apex}: {owner:?}")));
         }
-        all.extend(snapshot.in_registry.iter().map(|it| format!("registry {it:?}")));
+        all.extend(snapshot.in_registry.values().map(|it| format!("registry {it:?}")));
+        all.extend(snapshot.hosts.values().map(|it| format!("host {it:?}")));
         all.sort();
         let Snapshot { generation, sites, targets, regional, services, checks, routes, .. } = snapshot;
         all.push(format!(
@@ -245,7 +297,7 @@ mod tests {
         #[test]
         fn it_is_the_snapshot_that_all_documents_give(
             rounds in prop::collection::vec(
-                (any::<bool>(), prop::collection::vec((0_u8..5, 0_u8..3, 0_u8..4, prop::bool::weighted(0.25)), 1..4)),
+                (any::<bool>(), prop::collection::vec((0_u8..8, 0_u8..3, 0_u8..4, prop::bool::weighted(0.25)), 1..4)),
                 1..10,
             )
         ) {
@@ -255,6 +307,7 @@ mod tests {
             for (number, (commit, wishes)) in (2..).zip(rounds) {
                 let mut next = world.clone();
                 for (kind, n, more, removal) in wishes {
+                    let kind = match kind { 6 => 2, 7 => 5, other => other };
                     let document = documents(&document(kind, n, more)).remove(0);
                     let before = next.get(&document.id()).cloned();
                     next.replace(&[Replacement { before, after: (!removal).then_some(document) }]);
@@ -287,6 +340,54 @@ mod tests {
         assert!(!quick(&document(0, 0, 3)), "its targets");
         assert!(!quick(&document(0, 1, 0)), "a new name");
         assert!(!quick(&document(0, 2, 0)), "the domain that UUID domains are like");
-        assert!(!quick(&document(2, 0, 0)), "a service");
+    }
+
+    #[test]
+    fn services_and_routes_do_not_need_all_documents() {
+        let board = Board::default();
+        let mut world = World::assemble(documents(FOUNDATION));
+        let mut snapshot = Snapshot::compile(world.sources(), generation(1), &board);
+        let mut changed = |kind: u8, more: u8, removal: bool| {
+            let document = documents(&document(kind, 0, more)).remove(0);
+            let before = world.get(&document.id()).cloned();
+            let mut next = world.clone();
+            next.replace(&[Replacement { before, after: (!removal).then_some(document) }]);
+            snapshot = snapshot.after(&world, &next, generation(2), &board).unwrap();
+            world = next;
+            let alias = |host: &str| Some(snapshot.zone_of(host)?.get(host)?.alias.clone()?.to_string());
+            let implied = snapshot.routes.get("implied.s0").map(|it| it.hosts.len());
+            (alias("h0.z.org").is_some(), alias("a.b.h0.z.org").is_some(), implied)
+        };
+        assert_eq!(changed(2, 0, false), (true, false, Some(1)));
+        assert_eq!(changed(2, 1, false), (true, true, Some(2)));
+        assert_eq!(changed(5, 0, false), (true, true, Some(1)), "a route takes a host from the implied one");
+        assert_eq!(changed(5, 1, false), (true, true, Some(2)), "and gives it back");
+        assert_eq!(changed(5, 1, true), (true, true, Some(2)));
+        assert_eq!(changed(2, 0, true), (false, false, None));
+        let zone = snapshot.zone_of("b.h0.z.org").unwrap();
+        assert!(zone.get("b.h0.z.org").is_none() && zone.get("h0.z.org").is_none(), "no empty names stay");
+    }
+
+    #[test]
+    fn a_change_shares_what_it_does_not_concern() {
+        let board = Board::default();
+        let many =
+            |n: usize| format!("---\nkind: Route\nname: m{n}\nhosts: [m{n}.z.org]\nto: [{{ service: g }}]\n");
+        let text = FOUNDATION.to_owned() + &(0..2_000).map(many).collect::<String>();
+        let world = World::assemble(documents(&text));
+        let snapshot = Snapshot::compile(world.sources(), generation(1), &board);
+        let mut next = world.clone();
+        next.add(
+            documents(&many(7).replacen("m7.z.org", "other.z.org", 1).replacen("---\n", "", 1)).remove(0),
+        );
+        let after = snapshot.after(&world, &next, generation(2), &board).unwrap();
+        let same = |before: &Arc<model::Route>| {
+            after.routes.get(before.name.as_str()).is_some_and(|it| Arc::ptr_eq(it, before))
+        };
+        assert_eq!(snapshot.routes.iter().filter(|it| !same(it)).count(), 1);
+        assert!(snapshot.services.shares_all_with(&after.services));
+        assert!(
+            Arc::ptr_eq(&snapshot.domains, &after.domains) && Arc::ptr_eq(&snapshot.targets, &after.targets)
+        );
     }
 }

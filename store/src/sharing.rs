@@ -18,7 +18,7 @@ const CHILDREN: usize = 1 << BITS;
 
 /// A map from hashes to values that know their own keys.
 #[derive(Clone, Debug)]
-pub(super) struct SharingMap<V> {
+pub struct SharingMap<V> {
     root: Node<V>,
     len: usize,
 }
@@ -44,13 +44,21 @@ impl<V> Default for SharingMap<V> {
 
 impl<V> SharingMap<V> {
     /// How many values there are.
-    pub(super) const fn len(&self) -> usize {
+    #[must_use]
+    pub const fn len(&self) -> usize {
         self.len
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The value with this hash that `is` recognises.
     #[inline]
-    pub(super) fn get(&self, hash: u64, is: impl Fn(&V) -> bool) -> Option<&V> {
+    #[must_use]
+    pub fn get(&self, hash: u64, is: impl Fn(&V) -> bool) -> Option<&V> {
         let (mut node, mut bits) = (&self.root, hash);
         loop {
             match node {
@@ -67,7 +75,7 @@ impl<V> SharingMap<V> {
     }
 
     /// Every value, in no order.
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+    pub fn values(&self) -> impl Iterator<Item = &V> {
         let mut nodes = vec![&self.root];
         std::iter::from_fn(move || {
             loop {
@@ -83,7 +91,7 @@ impl<V> SharingMap<V> {
 
 impl<V: Clone> SharingMap<V> {
     /// Puts what `change` makes of the value in its place; `None` is no value.
-    pub(super) fn change(
+    pub fn change(
         &mut self,
         hash: u64,
         is: impl Fn(&V) -> bool,
