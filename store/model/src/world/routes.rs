@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Places, World, checker::id};
+use super::{Places, World, checker::id, implied_by};
 use crate::{
     CookieName, DocumentId, DomainName, FieldMatch, HeaderName, InputError, InputErrors, Kind, Name,
     PathMatch, PatternSegment, RequestMethod, Route, Scheme, Service, ValueMatch,
@@ -99,6 +99,7 @@ impl World {
         let changed: Vec<&Route> = self.declared_routes().filter(|it| places.has(&route_id(it))).collect();
         let mut warnings = self.hidden(&changed, places);
         warnings.extend(self.replaced(&changed, places));
+        warnings.extend(self.overtaken(&changed, places));
         warnings.truncate(InputErrors::MAX);
         warnings
     }
@@ -159,6 +160,43 @@ impl World {
             }
         }
         self.services().filter_map(|service| replaced(service, &by_host, at)).collect()
+    }
+}
+
+impl World {
+    /// Services of whose hosts a route for many hosts takes every request by its priority, before the implied route.
+    fn overtaken(&self, changed: &[&Route], at: &Places) -> Vec<InputError> {
+        let takes_all = |it: &&Route| {
+            it.priority > 0 && it.paths.contains(&PathMatch::root()) && Conditions::of(it).is_none()
+        };
+        let mut wide: Vec<&Route> = self.declared_routes().filter(takes_all).collect();
+        // Of several the one with the highest priority takes them.
+        wide.sort_by_key(|it| Reverse(it.priority));
+        let written = |it: &Service| at.has(&id(Kind::Service, &it.name));
+        if wide.is_empty() || (changed.is_empty() && !self.services().any(written)) {
+            return Vec::new();
+        }
+        let named: HashSet<&DomainName> = self.declared_routes().flat_map(|it| &it.hosts).collect();
+        let overtaken = |service: &Service| {
+            let implied = implied_by(service, |host| named.contains(host))?;
+            let by = |host: &DomainName| {
+                let covers = |it: &&&Route| it.hosts.is_empty() || it.hosts.iter().any(|it| it.covers(host));
+                wide.iter().find(covers).copied()
+            };
+            let leads_there =
+                |it: &Route| it.to.iter().any(|to| to.service == service.name && to.weight.0 > 0);
+            let mut lost = implied.hosts.iter().filter_map(|host| Some((host, by(host)?)));
+            let (host, route) = lost.find(|(_, route)| !leads_there(route))?;
+            let cause =
+                if at.has(&route_id(route)) { route_id(route) } else { id(Kind::Service, &service.name) };
+            let problem = format!(
+                "the Route {} comes before the implied route of {host} by its priority, so nothing gets to the Service {} there",
+                route.name, service.name
+            );
+            at.has(&cause)
+                .then(|| at.warning((cause.to_string(), "hosts".to_owned()), (&cause, "hosts"), problem))
+        };
+        self.services().filter_map(overtaken).collect()
     }
 }
 

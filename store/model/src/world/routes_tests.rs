@@ -111,6 +111,42 @@ fn an_implied_route_that_is_replaced_is_a_warning() {
 }
 
 #[test]
+fn an_implied_route_that_a_priority_overtakes_is_a_warning() {
+    let route = |more: &str| format!("kind: Route\nname: own\n{more}\nto: [{{ service: t }}]\n");
+    for hosts in ["", "hosts: ['*.z.org']\n", "hosts: ['*.org', other.com]\n"] {
+        let found = warnings(&route(&format!("{hosts}priority: 1")));
+        let [only] = found.as_slice() else { panic!("{hosts}: {found:#?}") };
+        let words = "Route own: hosts: the Route own comes before the implied route of a.z.org by its priority, so nothing \
+                     gets to the Service s there";
+        assert!(only.starts_with("w.yaml:2") && only.ends_with(words), "{only}");
+    }
+    for without in [
+        "hosts: ['*.z.org']",
+        "hosts: ['*.z.org']\npriority: -1",
+        "hosts: ['*.z.org']\npriority: 1\npaths: [{ prefix: /a }]",
+        "hosts: ['*.z.org']\npriority: 1\nmethods: [GET]",
+        "hosts: ['*.other.org']\npriority: 1",
+    ] {
+        assert_eq!(warnings(&route(without)), [""; 0], "{without}");
+    }
+    assert_eq!(
+        warnings(&route("priority: 1").replace("service: t", "service: s")),
+        [""; 0],
+        "it leads there itself"
+    );
+    // A service that comes later says so itself.
+    let old = parse("old.yaml", &format!("{BASE}{}", route("hosts: ['*.new.org']\npriority: 1"))).unwrap();
+    let new = parse("new.yaml", "kind: Service\nname: u\ncluster: main\nhosts: [a.new.org]\n").unwrap();
+    let places = Places::of(&new);
+    let world = World::check(old.into_iter().chain(new), Moment(1)).unwrap();
+    let found: Vec<String> = world.route_warnings(&places).iter().map(ToString::to_string).collect();
+    assert!(
+        found.len() == 1 && found[0].starts_with("new.yaml:4: Service u: hosts: the Route own"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn the_same_twice_is_an_error() {
     for (both, words) in [
         ("", "hosts[0]: x.org/ is taken by the Route a already; expected each host and path in one route"),
