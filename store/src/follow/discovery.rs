@@ -10,12 +10,13 @@
 
 mod dials;
 mod log;
+mod memory;
 mod parts;
 mod places;
 mod rereads;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +29,7 @@ use tokio::{
 
 use self::{
     dials::{Dials, Key},
+    memory::Memory,
     parts::{About, Parts},
     places::Places,
     rereads::{NextRead, Rereads},
@@ -39,13 +41,11 @@ use crate::{
     engine::{Endpoint, Index, Indexed, Reading, ServiceChange},
     handle::Handle,
     model::{Name, Reach},
+    snapshot::Snapshot,
 };
 
-const MEMORY: &str = "discovery";
 /// How often changed entries are written to the node's memory.
 const REMEMBER_EVERY: Duration = Duration::from_secs(1);
-/// The same if nothing but indexes has moved, which is often.
-const REMEMBER_INDEXES_EVERY: Duration = Duration::from_secs(30);
 /// The maximum number of dials under way; more wait.
 const MAX_DIALS: usize = 512;
 /// The maximum number of reads under way.
@@ -59,8 +59,7 @@ const MAY_CROSS: Duration = Duration::from_secs(10);
 
 /// Publishes the last known instances of every service, with their doubts and the index they were read at.
 pub(super) fn publish_last_good(shared: &Shared) {
-    let entries = shared.memory.get::<BTreeMap<String, Entry>>(MEMORY).unwrap_or_default();
-    for (service, entry) in entries {
+    for (service, entry) in memory::kept(&shared.memory) {
         shared.publisher.discovery().slot(&service).store(entry);
     }
     shared.publisher.discovery_changed();
@@ -107,6 +106,8 @@ struct Discovery {
     parts: Parts,
     /// The other sites whose instances this node may not dial.
     barred: BTreeSet<Name>,
+    /// The configuration for which it was determined which instances are never used.
+    configured: Option<Arc<Snapshot>>,
     /// When this task last read a service itself.
     read_at: HashMap<String, Instant>,
     /// A digest of the instances that the watch delivered last. It delivers nothing until it reads others.
@@ -129,6 +130,7 @@ impl Discovery {
             places: Places::default(),
             parts: Parts::default(),
             barred: BTreeSet::new(),
+            configured: None,
             read_at: HashMap::new(),
             watched: HashMap::new(),
             catalog: None,
@@ -139,7 +141,7 @@ impl Discovery {
     }
 
     async fn run(mut self, mut changes: mpsc::Receiver<ServiceChange>, mut told: mpsc::Receiver<RemoteNews>) {
-        let mut remembered = Remembered::new();
+        let mut remembered = Memory::default();
         let mut every = tokio::time::interval(REMEMBER_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut drains = self.handle.drains();
@@ -166,7 +168,10 @@ impl Discovery {
                 Ok(()) = snapshots.changed() => self.configured(),
                 _ = every.tick() => {
                     self.settle_places();
-                    remember(&self.shared, &mut remembered);
+                    let entries = self.shared.publisher.discovery().entries();
+                    if let Err(error) = remembered.keep(&self.shared.memory, entries, &self.used) {
+                        tracing::warn!(%error, "instances are not kept across a restart");
+                    }
                 }
                 () = sleep_until(next) => {}
             }
@@ -325,8 +330,8 @@ impl Discovery {
 
     /// Takes over what a new snapshot changes: the instances that are used, and the sites whose instances are dialled.
     fn configured(&mut self) {
-        self.look_for_unused();
         let Some(snapshot) = self.handle.snapshot() else { return };
+        self.look_for_unused(&snapshot);
         let ours = snapshot.sites.iter().find(|it| it.name.as_str() == self.shared.identity.site);
         let barred = |it: &&Name| ours.is_some_and(|ours| ours.reach_to(it) != Reach::Direct);
         let barred: BTreeSet<Name> =
@@ -338,9 +343,13 @@ impl Discovery {
         }
     }
 
-    /// Determines again which instances are never used, because another configuration may use others.
-    fn look_for_unused(&mut self) {
-        for service in self.handle.services_in_use().borrow().iter() {
+    /// Determines again which instances are never used, because another configuration may use others: of the services that
+    /// it changes, which mostly are few.
+    fn look_for_unused(&mut self, snapshot: &Arc<Snapshot>) {
+        let before = self.configured.replace(Arc::clone(snapshot));
+        let changed = before.and_then(|before| snapshot.services_used_otherwise(&before));
+        let in_use = Arc::clone(&self.handle.services_in_use().borrow());
+        for service in in_use.iter().filter(|it| changed.as_ref().is_none_or(|all| all.contains(*it))) {
             self.log.unused(service, &self.entry(service), &self.handle);
         }
         self.shared.metrics.unused.set(self.log.count_unused() as u64);
@@ -374,10 +383,12 @@ impl Discovery {
             if !entry.doubts.is_empty() {
                 self.follow_doubts(service, &entry);
             }
+            self.log.unused(service, &entry, &self.handle);
             for site in self.parts.sites() {
                 self.judge_part(service, &site);
             }
         }
+        self.shared.metrics.unused.set(self.log.count_unused() as u64);
     }
 
     fn start_dials(&mut self) {
@@ -536,49 +547,6 @@ fn propagate_panic<T>(joined: Result<T, JoinError>) -> T {
     match joined {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// What was written to this node's memory, and when.
-struct Remembered {
-    entries: HashMap<String, Arc<Entry>>,
-    at: Instant,
-}
-
-impl Remembered {
-    fn new() -> Self {
-        Self { entries: HashMap::new(), at: Instant::now() }
-    }
-
-    /// True if these differ enough to be written now.
-    fn is_behind(&self, entries: &HashMap<String, Arc<Entry>>) -> bool {
-        let mut moved = false;
-        let differs = entries.iter().any(|(name, now)| {
-            let Some(then) = self.entries.get(name) else { return true };
-            moved |= then.index != now.index;
-            // What other sites tell is kept elsewhere.
-            let alike = |now: &Entry| Entry { index: then.index, away: then.away.clone(), ..now.clone() };
-            !Arc::ptr_eq(then, now) && alike(now) != **then
-        });
-        let lost = entries.len() != self.entries.len();
-        differs || lost || (moved && self.at.elapsed() >= REMEMBER_INDEXES_EVERY)
-    }
-}
-
-fn remember(shared: &Shared, remembered: &mut Remembered) {
-    let table = shared.publisher.discovery();
-    let in_use = shared.publisher.handle().services_in_use().borrow().clone();
-    // A service without instances that is not in use is not kept: its name may come from a query from outside.
-    let worth = |(name, entry): &(String, Arc<Entry>)| in_use.contains(name) || !entry.endpoints.is_empty();
-    let entries: HashMap<String, Arc<Entry>> = table.entries().into_iter().filter(worth).collect();
-    if !remembered.is_behind(&entries) {
-        return;
-    }
-    let plain: BTreeMap<&String, &Entry> =
-        entries.iter().map(|(name, entry)| (name, entry.as_ref())).collect();
-    match shared.memory.put(MEMORY, &plain) {
-        Ok(()) => *remembered = Remembered { entries, at: Instant::now() },
-        Err(error) => tracing::warn!(%error, "instances are not kept across a restart"),
     }
 }
 

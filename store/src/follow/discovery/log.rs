@@ -57,7 +57,8 @@ impl Log {
     pub(super) fn unused(&mut self, service: &str, entry: &Entry, handle: &Handle) {
         let Some(snapshot) = handle.snapshot() else { return };
         let before = self.unused.remove(service).unwrap_or_default();
-        let all = entry.endpoints.iter().filter_map(|it| Some((InstanceKey::of(it), unused(&snapshot, it)?)));
+        let why = |it| unused(&snapshot, it).map(|why| (InstanceKey::of(it), why));
+        let all = entry.endpoints.iter().filter_map(why);
         let now: HashSet<_> = all.take(MAX_UNUSED).collect();
         for (key, why) in now.difference(&before) {
             tracing::warn!(service, instance = %key, "instance is never used: {why}");
