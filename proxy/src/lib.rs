@@ -29,6 +29,7 @@ mod forwarded;
 pub mod fuzzing;
 mod happy_eyeballs;
 mod health;
+mod hosts_in_use;
 mod http1;
 mod instance;
 mod limit;
@@ -55,7 +56,7 @@ mod via;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -64,7 +65,6 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::{
     Handle,
     dial::Dialer,
-    discovery::Standing,
     drain::{DrainId, Listening, Receipt},
     model::{Generation, Name},
     vital,
@@ -82,6 +82,7 @@ use crate::{
     accept::{Door, Entrance},
     balance::dials::dial_instances,
     health::Condition,
+    hosts_in_use::HostsInUse,
     listen::Bound,
     receipts::Proved,
     route::Table,
@@ -304,7 +305,7 @@ fn follow_snapshot(shared: &Shared) -> Option<Arc<Table>> {
             Table::compile(snapshot, (cluster, site), &shared.ports(), &shared.own())
         }
     };
-    if !before.as_ref().is_some_and(|before| before.has_backends_of(&table)) {
+    if before.as_ref().is_none_or(|before| table.follows_others_than(before)) {
         shared.following.set(table.in_use());
     }
     shared.table.store(Some(Arc::new(table)));
@@ -351,14 +352,14 @@ async fn follow_discovery(shared: &Shared) {
     let mut discovered = shared.handle.discovered();
     let mut snapshots = shared.handle.snapshots();
     let mut drains = shared.handle.drains();
-    let mut patience = None;
+    let (mut hosts, mut patience) = (HostsInUse::default(), None);
     loop {
         drains.borrow_and_update();
         discovered.borrow_and_update();
         snapshots.borrow_and_update();
         if let Some(table) = shared.table.load_full() {
             let patience = *patience.get_or_insert_with(|| Instant::now() + DISCOVERY_PATIENCE);
-            if names_in_use(shared, &table) || Instant::now() >= patience {
+            if use_names(shared, &table, &mut hosts) || Instant::now() >= patience {
                 shared.discovered.store(true, Ordering::Relaxed);
             }
         }
@@ -373,16 +374,10 @@ async fn follow_discovery(shared: &Shared) {
 }
 
 /// Updates the host names to resolve; true when every service was read.
-fn names_in_use(shared: &Shared, table: &Table) -> bool {
+fn use_names(shared: &Shared, table: &Table, hosts: &mut HostsInUse) -> bool {
     let drains = shared.handle.drains().borrow().clone();
     let mut names: BTreeSet<String> = termination::hosts(&drains, shared.handle.now()).collect();
-    let mut all_read = true;
-    for backend in table.backends() {
-        let entry = backend.slot.load();
-        all_read &= entry.standing != Standing::Unread;
-        let named = entry.all().filter(|it| it.address.parse::<IpAddr>().is_err());
-        names.extend(named.map(|it| it.address.clone()));
-    }
+    let all_read = hosts.gather(table, &mut names);
     shared.names.use_names(names);
     all_read
 }
