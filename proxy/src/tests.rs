@@ -27,4 +27,5 @@ mod refusals;
 mod retry;
 mod routing;
 mod sites;
+mod spelling;
 mod world;
