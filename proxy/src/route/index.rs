@@ -193,7 +193,7 @@ impl Index {
         let changed = |name: &str, host: Option<Arc<Host>>| {
             let mut host = host.unwrap_or_else(|| Arc::new(Host::new(name)));
             change(Arc::make_mut(&mut host));
-            (host.lists.len() > 0).then_some(host)
+            (!host.lists.is_empty()).then_some(host)
         };
         if route.document.hosts.is_empty() {
             self.any = changed(ANY, self.any.take());

@@ -351,7 +351,7 @@ impl Routes {
                 let mut it = it?;
                 let routes = &mut Arc::make_mut(&mut it).routes;
                 routes.change(hash_of(route), |it| it == route, |_| None);
-                if routes.len() > 0 {
+                if !routes.is_empty() {
                     return Some(it);
                 }
                 Arc::make_mut(backends)[it.number] = None;
