@@ -36,9 +36,12 @@ impl Users {
         self.all.subscribe()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Needed)) {
+    /// Makes a change; `change` says whether it was one.
+    fn change(&self, change: impl FnOnce(&mut Needed) -> bool) {
         let mut needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut needed);
+        if !change(&mut needed) {
+            return;
+        }
         let names: BTreeSet<String> = needed.users.values().flatten().cloned().collect();
         // Under the lock, so that the last change is the one that takes effect.
         self.all.send_if_modified(|current| {
@@ -69,13 +72,20 @@ impl Following {
         users.change(|needed| {
             id = needed.next;
             needed.next += 1;
+            true
         });
         Self { users, id }
     }
 
     /// Sets the services (by their names in the registry) that this user needs.
     pub fn set(&self, names: BTreeSet<String>) {
-        self.users.change(|needed| drop(needed.users.insert(self.id, names)));
+        self.users.change(|needed| {
+            let changed = needed.users.get(&self.id) != Some(&names);
+            if changed {
+                needed.users.insert(self.id, names);
+            }
+            changed
+        });
     }
 
     /// Forgets the entry of a service that no user follows and whose slot is not held. For users whose services are named in
@@ -90,7 +100,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.users.change(|needed| drop(needed.users.remove(&self.id)));
+        self.users.change(|needed| needed.users.remove(&self.id).is_some());
     }
 }
 

@@ -2,6 +2,7 @@
 //! the cost depends on the number of changes and not of services.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -23,41 +24,32 @@ pub(crate) fn start(shared: Arc<Shared>, in_use: ServicesInUse) -> mpsc::Receive
 
 async fn follow(shared: Arc<Shared>, mut in_use: ServicesInUse, changes: mpsc::Sender<ServiceChange>) {
     let mut committed = shared.committed();
-    // The index at which each service was last sent.
-    let mut sent: BTreeMap<String, u64> = BTreeMap::new();
+    let mut followed = Followed::default();
     let mut looked = 0;
-    let mut all = true;
+    let mut new = followed.follow(&in_use.borrow_and_update().clone());
     let mut set_may_change = true;
     loop {
         let upto = *committed.borrow_and_update();
-        if all {
-            let wanted = Arc::clone(&in_use.borrow_and_update());
-            sent.retain(|service, _| wanted.contains(service));
-            for service in wanted.iter() {
-                sent.entry(service.clone()).or_insert(0);
+        for service in followed.due(&shared, looked, std::mem::take(&mut new)) {
+            let last = followed.sent.get(&service).copied().unwrap_or(u64::MAX);
+            let newer = shared.read(|view| {
+                let index = view.service_index(&service);
+                (index > last).then(|| (index, view.endpoints(&service)))
+            });
+            let Some((index, endpoints)) = newer else { continue };
+            let reading = Reading::Answered(Indexed { index: Index(index), value: endpoints });
+            if changes.send(ServiceChange { service: service.clone(), reading }).await.is_err() {
+                return;
             }
-        }
-        for service in due(&shared, &sent, looked, all) {
-            let (index, endpoints) =
-                shared.read(|view| (view.service_index(&service), view.endpoints(&service)));
-            if sent.get(&service).is_some_and(|last| index > *last) {
-                let reading = Reading::Answered(Indexed { index: Index(index), value: endpoints });
-                if changes.send(ServiceChange { service: service.clone(), reading }).await.is_err() {
-                    return;
-                }
-                sent.insert(service, index);
-            }
+            followed.sent.insert(service, index);
         }
         looked = upto;
         tokio::select! {
-            changed = committed.changed() => {
-                all = false;
-                if changed.is_err() {
-                    return;
-                }
-            }
+            changed = committed.changed() => if changed.is_err() {
+                return;
+            },
             changed = in_use.changed(), if set_may_change => {
-                all = true;
+                new = followed.follow(&in_use.borrow_and_update().clone());
                 // Without a holder the set stays as it is.
                 set_may_change = changed.is_ok();
             }
@@ -66,14 +58,42 @@ async fn follow(shared: Arc<Shared>, mut in_use: ServicesInUse, changes: mpsc::S
     }
 }
 
-/// The services to look at.
-fn due(shared: &Shared, sent: &BTreeMap<String, u64>, looked: u64, all: bool) -> BTreeSet<String> {
-    let changed = if all { None } else { shared.read(|view| view.services_after(looked)) };
-    match changed {
-        Some(changed) => {
-            let changed: BTreeSet<String> = changed.into_iter().collect();
-            sent.keys().filter(|service| changed.contains(&*folded(service))).cloned().collect()
+/// The services in use.
+#[derive(Default)]
+struct Followed {
+    /// The index at which each service was last sent.
+    sent: BTreeMap<String, u64>,
+    /// Those whose names are not in lower case, as which they are looked up.
+    folded: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Followed {
+    /// Follows these services from now on; returns those that are new.
+    fn follow(&mut self, wanted: &BTreeSet<String>) -> BTreeSet<String> {
+        self.sent.retain(|service, _| wanted.contains(service));
+        self.folded.clear();
+        for service in wanted {
+            if let Cow::Owned(lower) = folded(service) {
+                self.folded.entry(lower).or_default().insert(service.clone());
+            }
         }
-        None => sent.keys().cloned().collect(),
+        let new: BTreeSet<String> =
+            wanted.iter().filter(|it| !self.sent.contains_key(*it)).cloned().collect();
+        self.sent.extend(new.iter().map(|it| (it.clone(), 0)));
+        new
+    }
+
+    /// The services to look at: the new ones, and those that changed since.
+    fn due(&self, shared: &Shared, looked: u64, mut new: BTreeSet<String>) -> BTreeSet<String> {
+        let Some(changed) = shared.read(|view| view.services_after(looked)) else {
+            return self.sent.keys().cloned().collect();
+        };
+        for service in changed {
+            new.extend(self.folded.get(&service).into_iter().flatten().cloned());
+            if self.sent.contains_key(&service) {
+                new.insert(service);
+            }
+        }
+        new
     }
 }
