@@ -302,7 +302,7 @@ fn answering() -> BoxedStrategy<Route> {
     );
     let direct =
         ((200..=599_u16), "[ -~]{1,9}", "\\PC{0,9}|[\\x00-\\x7f]{1,9}").prop_map(|(status, media, body)| {
-            let body = if matches!(status, 204 | 304) { String::new() } else { body };
+            let body = if matches!(status, 204 | 205 | 304) { String::new() } else { body };
             DirectResponse { status, content_type: format!("a/{}", media.trim()), body }
         });
     let answer = prop_oneof![redirect.prop_map(Ok), direct.prop_map(Err)];

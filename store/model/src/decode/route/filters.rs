@@ -230,7 +230,10 @@ fn direct(field: &Reader<'_>) -> Option<DirectResponse> {
     let status = fields.required("status", "a status from 200 to 599", |field| field.int(200..=599));
     let content_type = fields.optional("content_type", |field| super::super::check::header_value(&field));
     let body = fields.optional("body", |field| body(&field)).unwrap_or_default();
-    if let (Some(at), Some(204 | 304)) = (fields.get("body"), status) {
+    // RFC 9110 §15.3.5, §15.3.6 and §15.4.5.
+    if let (Some(at), Some(204 | 205 | 304)) = (fields.get("body"), status)
+        && !body.is_empty()
+    {
         at.error("an answer with this status has no body", "another status, or no such key");
     }
     Some(DirectResponse {

@@ -222,6 +222,7 @@ fn a_route_goes_somewhere_or_answers_by_itself() {
         ("to: [{ service: a }, { service: a }]", "is listed twice"),
         ("direct_response: { status: 199 }", "200 to 599"),
         ("direct_response: { status: 204, body: a }", "has no body"),
+        ("direct_response: { status: 205, body: a }", "has no body"),
         (
             "direct_response: { status: 200 }\nrequest_redirect: { hostname: b.org }\nhosts: [a.org]",
             "either of the two",
@@ -237,6 +238,7 @@ fn a_route_goes_somewhere_or_answers_by_itself() {
         assert!(found.len() == 1 && found[0].contains(words), "{more}: {found:?}");
     }
     assert!(route("direct_response: { status: 200 }").to.is_empty());
+    route("direct_response: { status: 304, body: '' }");
 }
 
 #[test]
