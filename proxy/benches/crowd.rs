@@ -104,7 +104,6 @@ async fn run(size: Size) {
         began.elapsed(),
         resident() / 1e6
     );
-    look_ups(&mut client, size);
 
     println!(
         "change     p50 until it is answered  p90     most     CPU of the process  longest request meanwhile"
@@ -240,22 +239,6 @@ async fn change_instances(engine: &Arc<Embedded>, address: SocketAddr, size: Siz
     row.print(longest);
 }
 
-/// Requests for random routes and for one, on one connection: the difference is what the look-up of another route costs.
-fn look_ups(client: &mut Client, size: Size) {
-    const REQUESTS: usize = 20_000;
-    let mut round = |places: &dyn Fn(usize) -> usize| {
-        let began = Instant::now();
-        for request in 0..REQUESTS {
-            let at = places(request);
-            assert_eq!(client.ask_path(&route_host(at), &route_path(at)), 200);
-        }
-        began.elapsed() / REQUESTS as u32
-    };
-    let same = round(&|_| 0);
-    let any = round(&|request| request * 7_919 % size.routes);
-    println!("a request of one route {same:.1?}, of any route {any:.1?}, over one connection");
-}
-
 /// Clients that ask all the time, one connection to each worker.
 struct Watched;
 
@@ -371,6 +354,8 @@ async fn start(engine: &Arc<Embedded>) -> (Handle, ProxyHandle, SocketAddr) {
         limits: Limits {
             max_requests_per_connection: 1_000_000_000,
             idle_per_instance: 1,
+            // Every connection is two descriptors of this process, and there are two for each service.
+            idle_for: Duration::from_millis(500),
             ..Limits::default()
         },
         tls: proxy::tls::ServerTls::default(),
