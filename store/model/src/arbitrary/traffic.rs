@@ -324,13 +324,13 @@ pub(super) fn route() -> BoxedStrategy<Route> {
     let logging = (modifier(), limits, any::<bool>(), option::of(any::<bool>()), any::<bool>());
     let route = prop_oneof![3 => forwarding(), 1 => answering()];
     (route, logging)
-        .prop_map(|(route, (modifier, limits, preserve_header_case, access_log, server_timing))| Route {
-            response_header_modifier: modifier,
-            limits: limits.map(|request_body| Box::new(RouteLimits { request_body })),
-            preserve_header_case,
-            access_log,
-            server_timing,
-            ..route
+        .prop_map(|(route, (modifier, limits, preserve_header_case, access_log, server_timing))| {
+            let route = Route { response_header_modifier: modifier, access_log, ..route };
+            if route.answers_itself() {
+                return route;
+            }
+            let limits = limits.map(|request_body| Box::new(RouteLimits { request_body }));
+            Route { limits, preserve_header_case, server_timing, ..route }
         })
         .boxed()
 }

@@ -69,7 +69,10 @@ fn refuse_what_needs_an_instance(fields: &Fields<'_>) {
         "timeouts",
         "retry",
         "hedge",
+        "limits",
         "upgrade",
+        "preserve_header_case",
+        "server_timing",
     ] {
         if let Some(at) = fields.get(key) {
             at.error("means nothing where no instance is asked", "this key only in a route with `to`");

@@ -122,10 +122,6 @@ impl<'c> Change<'c> {
         }
     }
 
-    fn removed(&self) -> impl Iterator<Item = &'c Document> {
-        self.replacements.iter().filter(|it| it.after.is_none()).filter_map(|it| it.before.as_deref())
-    }
-
     /// The rules about one document and those that it names.
     fn documents_are_right(&self) -> bool {
         let mut checker = Checker::without_places(self.world);
@@ -160,7 +156,8 @@ impl<'c> Change<'c> {
         })
     }
 
-    /// No route that stays as it is needs a service that is removed. Those that change were looked at.
+    /// No route that stays as it is needs a service that is removed or becomes another cluster's. Those routes that change
+    /// were looked at.
     fn targets_are_there(&self) -> bool {
         let routes = self.replacements.iter().filter_map(|it| match it.before.as_deref() {
             Some(Document::Route(it)) => Some(it),
@@ -170,13 +167,31 @@ impl<'c> Change<'c> {
         for service in routes.flat_map(Route::services) {
             *less.entry(service.as_str()).or_default() += 1;
         }
-        self.removed().all(|it| match it {
-            Document::Service(service) => {
-                let needed = self.index.targets.get(&service.name).copied().unwrap_or_default();
-                needed == less.get(service.name.as_str()).copied().unwrap_or_default()
+        let mut moved: HashSet<&str> = HashSet::new();
+        for it in self.replacements {
+            let Some(Document::Service(service)) = it.before.as_deref() else { continue };
+            let needed = self.index.targets.get(&service.name).copied().unwrap_or_default();
+            if needed == less.get(service.name.as_str()).copied().unwrap_or_default() {
+                continue;
             }
-            _ => true,
-        })
+            match it.after.as_deref() {
+                Some(Document::Service(after)) if after.cluster == service.cluster => {}
+                Some(Document::Service(after)) => drop(moved.insert(after.name.as_str())),
+                _ => return false,
+            }
+        }
+        self.moved_targets_fit(&moved)
+    }
+
+    /// The routes to services that are another cluster's now are right. That is so rare that all routes are looked at.
+    fn moved_targets_fit(&self, moved: &HashSet<&str>) -> bool {
+        if moved.is_empty() {
+            return true;
+        }
+        let mut checker = Checker::without_places(self.world);
+        let leads_there = |it: &&Route| it.services().any(|name| moved.contains(name.as_str()));
+        self.world.declared_routes().filter(leads_there).for_each(|it| checker.route(it));
+        checker.errors.is_empty()
     }
 
     /// A Domain for a gateway domain or a UUID domain belongs to that cluster.

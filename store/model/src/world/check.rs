@@ -271,11 +271,23 @@ impl Checker<'_> {
             let problem = format!("{IMPLIED} is kept for the routes that services imply");
             self.report(&at, "name", problem, "another name");
         }
-        for (n, to) in route.to.iter().enumerate() {
-            self.refer(&at, &format!("to[{n}].service"), Kind::Service, to.service.as_str());
-        }
-        if let Some(mirror) = &route.request_mirror {
-            self.refer(&at, "request_mirror.service", Kind::Service, mirror.service.as_str());
+        let mut first: Option<(&Name, &Name)> = None;
+        let targets = route.to.iter().enumerate().map(|(n, to)| (format!("to[{n}].service"), &to.service));
+        let mirror = route.request_mirror.iter().map(|it| ("request_mirror.service".to_owned(), &it.service));
+        for (field, name) in targets.chain(mirror) {
+            if !self.refer(&at, &field, Kind::Service, name.as_str()) {
+                continue;
+            }
+            let Some(cluster) = self.world.service(name.as_str()).map(|it| &it.cluster) else { continue };
+            // A gateway serves one cluster, so it would leave out the shares of all others.
+            let (with, own) = *first.get_or_insert((name, cluster));
+            if cluster != own {
+                let problem = format!(
+                    "the Service {name} belongs to the cluster {cluster}, and {with} to {own}: the gateways of a cluster \
+                     send nothing to another one"
+                );
+                self.report(&at, &field, problem, "services of one cluster in a route");
+            }
         }
     }
 }

@@ -180,6 +180,31 @@ fn every_service_of_a_route_is_there() {
     assert!(found[0].contains("request_mirror.service: there is no Service tt; expected"), "{found:?}");
 }
 
+#[test]
+fn the_services_of_a_route_are_of_one_cluster() {
+    let other = "kind: Cluster\nname: o\nzone: z.org\ngateway_domain: o.z.org\ngateways: { bj: { a: [203.0.113.2] } }\n---\n\
+                 kind: Service\nname: there\ncluster: o\n---\nkind: Service\nname: too\ncluster: o\n---\n";
+    let split =
+        "kind: Route\nname: r\nhosts: [x.org]\nto:\n- { service: s }\n- { service: there, weight: 0 }\n";
+    let found = errors(&format!("{other}{split}"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let words =
+        "w.yaml:42: Route r: to[1].service: the Service there belongs to the cluster o, and s to main";
+    assert!(
+        found[0].starts_with(words) && found[0].ends_with("services of one cluster in a route"),
+        "{found:?}"
+    );
+    let found =
+        errors(&format!("{other}{}", two("request_mirror: { service: there }", "paths: [{ prefix: /b }]")));
+    assert!(
+        found.len() == 1 && found[0].contains("Route a: request_mirror.service: the Service there"),
+        "{found:?}"
+    );
+    let theirs =
+        "kind: Route\nname: r\nhosts: [x.org]\nto: [{ service: there }]\nrequest_mirror: { service: too }\n";
+    assert_eq!(warnings(&format!("{other}{theirs}")), [""; 0], "a route may be another cluster's");
+}
+
 fn host() -> impl Strategy<Value = Vec<&'static str>> {
     let hosts = vec!["a.b.c", "d.b.c", "*.b.c", "*.c", "e"];
     prop::collection::btree_set(select(hosts), 0..3).prop_map(|it| it.into_iter().collect())

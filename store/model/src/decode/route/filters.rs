@@ -12,9 +12,9 @@ use crate::{
 const MAX_FIELDS: usize = 64;
 
 pub(super) fn read(fields: &Fields<'_>, route: &mut Route) {
-    let modifier = |key| fields.optional(key, |field| modifier(&field)).map(Box::new);
-    route.request_header_modifier = modifier("request_header_modifier");
-    route.response_header_modifier = modifier("response_header_modifier");
+    let modifier = |key, of| fields.optional(key, |field| modifier(&field, of)).map(Box::new);
+    route.request_header_modifier = modifier("request_header_modifier", Message::Request);
+    route.response_header_modifier = modifier("response_header_modifier", Message::Answer);
     route.url_rewrite = fields.optional("url_rewrite", |field| rewrite(&field, route)).map(Box::new);
     route.request_redirect =
         fields.optional("request_redirect", |field| redirect(&field, route)).map(Box::new);
@@ -25,17 +25,17 @@ pub(super) fn read(fields: &Fields<'_>, route: &mut Route) {
     route.request_mirror = fields.optional("request_mirror", |field| mirror(&field)).map(Box::new);
 }
 
-fn modifier(field: &Reader<'_>) -> Option<HeaderModifier> {
+fn modifier(field: &Reader<'_>, of: Message) -> Option<HeaderModifier> {
     let before = field.count();
     let fields = field.fields()?;
     let list = |key| {
         fields.or(key, Vec::new(), |field| {
-            most(&field, MAX_FIELDS, |field| field.list(|item| header_field(&item)))
+            most(&field, MAX_FIELDS, |field| field.list(|item| header_field(&item, key, of)))
         })
     };
     let (set, add) = (list("set"), list("add"));
     let remove: Vec<HeaderName> = fields.or("remove", Vec::new(), |field| {
-        most(&field, MAX_FIELDS, |field| field.distinct(|item| header(&item)))
+        most(&field, MAX_FIELDS, |field| field.distinct(|item| header(&item, "remove", of)))
     });
     let names = || set.iter().map(|it: &HeaderField| &it.name).chain(&remove);
     let same = |(n, name): (usize, &HeaderName)| names().take(n).any(|it| it.is(name.as_str().as_bytes()));
@@ -48,15 +48,25 @@ fn modifier(field: &Reader<'_>) -> Option<HeaderModifier> {
     Some(HeaderModifier { set, add, remove })
 }
 
-fn header_field(field: &Reader<'_>) -> Option<HeaderField> {
+fn header_field(field: &Reader<'_>, how: &str, of: Message) -> Option<HeaderField> {
     let fields = field.fields()?;
-    let name = fields.required("name", "the name of a header field", |field| header(&field));
+    let name = fields.required("name", "the name of a header field", |field| header(&field, how, of));
     let value = fields.required("value", "its value", |field| super::super::check::header_value(&field));
     Some(HeaderField { name: name?, value: value? })
 }
 
-/// Fields that the gateway writes by itself, or that belong to one connection (RFC 9110 §7.6.1), with what to use.
-const OWNED: [(&str, &str); 11] = [
+/// What a modifier is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Message {
+    Request,
+    Answer,
+}
+
+/// Names of fields, in lower case, with what to use.
+type Owned = &'static [(&'static str, &'static str)];
+
+/// Fields that stay the gateway's, or that belong to one connection (RFC 9110 §7.6.1).
+const OWNED: Owned = &[
     ("host", "url_rewrite: { hostname: NAME }"),
     ("content-length", "no such field: the gateway frames what it sends"),
     ("transfer-encoding", "no such field: the gateway frames what it sends"),
@@ -70,10 +80,39 @@ const OWNED: [(&str, &str); 11] = [
     ("waypost-hops", "no such field: it is what ends loops between gateways"),
 ];
 
-fn header(field: &Reader<'_>) -> Option<HeaderName> {
+/// Those of requests alone.
+const OWNED_IN_REQUESTS: Owned = &[
+    ("via", "no such field: each gateway writes itself into it (RFC 9110 section 7.6.3)"),
+    ("max-forwards", "no such field: the gateway counts it down (RFC 9110 section 7.6.2)"),
+];
+
+/// Fields that the gateway writes, and of which a message has one.
+const SINGLE: [&str; 7] = [
+    "content-type",
+    "date",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// The name of a field for `set`, `add` or `remove`.
+fn header(field: &Reader<'_>, how: &str, of: Message) -> Option<HeaderName> {
     let name: HeaderName = field.parse()?;
-    if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| name.is(owned.as_bytes())) {
+    let is = |it: &str| name.is(it.as_bytes());
+    let more = if of == Message::Request { OWNED_IN_REQUESTS } else { &[] };
+    if let Some((_, instead)) = OWNED.iter().chain(more).find(|(owned, _)| is(owned)) {
         field.error(format!("{name} is the gateway's own"), *instead);
+        return None;
+    }
+    if how == "add" && SINGLE.iter().any(|it| is(it)) {
+        field.error(format!("a message has one {name}"), "`set`, which takes the place of what is there");
+        return None;
+    }
+    if how == "remove" && of == Message::Answer && is("date") {
+        let problem = "every answer has a date (RFC 9110 section 6.6.1)";
+        field.error(problem, "`set` if it has to be another one");
         return None;
     }
     Some(name)

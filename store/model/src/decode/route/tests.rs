@@ -63,6 +63,16 @@ fn what_happens_to_requests_is_read() {
     assert_eq!(session_name.as_str(), SessionPersistence::COOKIE);
 }
 
+#[test]
+fn a_route_may_change_what_the_gateway_says_of_a_client() {
+    let it = route(&format!(
+        "{TO}request_header_modifier: {{ set: [{{ name: X-Forwarded-Proto, value: https }}], remove: [X-Request-Id, Forwarded] }}\n\
+         response_header_modifier: {{ set: [{{ name: Date, value: x }}, {{ name: Via, value: '1.1 a' }}], remove: [X-Request-Id] }}"
+    ));
+    assert_eq!(it.request_header_modifier.unwrap().remove.len(), 2);
+    assert_eq!(it.response_header_modifier.unwrap().set.len(), 2);
+}
+
 /// One error each, with its field and what would be right.
 #[test]
 fn an_error_says_where_it_is_and_what_would_be_right() {
@@ -141,6 +151,26 @@ fn an_error_says_where_it_is_and_what_would_be_right() {
             "response_header_modifier: { remove: [Upgrade] }",
             "response_header_modifier.remove[0]",
             "`upgrade` of the route",
+        ),
+        (
+            "request_header_modifier: { set: [{ name: Via, value: a }] }",
+            "request_header_modifier.set[0].name",
+            "each gateway writes itself into it",
+        ),
+        (
+            "request_header_modifier: { remove: [Max-Forwards] }",
+            "request_header_modifier.remove[0]",
+            "the gateway counts it down",
+        ),
+        (
+            "request_header_modifier: { add: [{ name: X-Forwarded-Proto, value: https }] }",
+            "request_header_modifier.add[0].name",
+            "a message has one X-Forwarded-Proto; expected `set`",
+        ),
+        (
+            "response_header_modifier: { remove: [Date] }",
+            "response_header_modifier.remove[0]",
+            "every answer has a date",
         ),
         (
             "request_header_modifier: { set: [{ name: a, value: b }], remove: [A] }",
@@ -228,6 +258,9 @@ fn a_route_goes_somewhere_or_answers_by_itself() {
             "either of the two",
         ),
         ("direct_response: { status: 200 }\nretry: { attempts: 1 }", "only in a route with `to`"),
+        ("direct_response: { status: 200 }\nlimits: { request_body: 1KiB }", "only in a route with `to`"),
+        ("direct_response: { status: 200 }\npreserve_header_case: true", "only in a route with `to`"),
+        ("direct_response: { status: 200 }\nserver_timing: true", "only in a route with `to`"),
         ("hosts: [a.org]\nrequest_redirect: { hostname: '*.org' }", "a wildcard is not one name"),
         (
             "hosts: [a.org]\nrequest_redirect: { hostname: b.org, status_code: 200 }",
