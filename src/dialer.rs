@@ -2,13 +2,13 @@
 //!
 //! `store` may not depend on `prober`, so the binary joins them here.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prober::check::{Outcome, Sockets, probe};
 use store::{
-    dial::{Answer, Dial, Dialer},
+    dial::{Answer, Dial, Dialer, Handshake},
     health::{TargetKey, WorkTarget},
     model::{Check, Name, Probe, Quorum, Span},
 };
@@ -58,18 +58,22 @@ impl Checks {
     }
 
     /// Probes all of these at once; one that answers is enough.
-    async fn any(&self, check: &Check, addresses: &[IpAddr]) -> Answer {
+    async fn any(&self, check: &Check, addresses: &[IpAddr], tls: Option<&Arc<dyn Handshake>>) -> Answer {
+        let speaking = tls.map(|it| self.sockets.speaking(Arc::clone(it)));
+        let sockets = speaking.as_ref().unwrap_or(&self.sockets);
         let probe_one = |address: &IpAddr| {
             let key = TargetKey::new(*address, check);
             let target = WorkTarget { key, address: *address, site: self.site.clone(), check: check.clone() };
-            async move { probe(&self.sockets, &target).await }
+            async move { probe(sockets, &target).await }
         };
         let mut probing: FuturesUnordered<_> = addresses.iter().map(probe_one).collect();
         let mut worst = Answer::Unable("there is no address".to_owned());
         while let Some(outcome) = probing.next().await {
             match outcome {
                 Outcome::Success { .. } => return Answer::Answered,
-                Outcome::Failure { reason } if self.may_judge(&reason) => worst = Answer::Failed(reason),
+                Outcome::Failure { reason } if tls.is_some() || self.may_judge(&reason) => {
+                    worst = Answer::Failed(reason)
+                }
                 Outcome::Failure { .. } | Outcome::Inconclusive { .. } if is_failure(&worst) => {}
                 Outcome::Failure { reason } | Outcome::Inconclusive { reason } => {
                     worst = Answer::Unable(reason);
@@ -80,7 +84,7 @@ impl Checks {
     }
 
     /// False if the probe failed because the authority is unknown and this node has no `[prober] check_ca_file`: without it
-    /// a certificate of a private authority cannot be told from a wrong one.
+    /// a certificate of a private authority cannot be told from a wrong one. (The TLS settings of a service name theirs.)
     fn may_judge(&self, reason: &str) -> bool {
         self.knows_authorities || !reason.contains("UnknownIssuer")
     }
@@ -98,11 +102,12 @@ impl Dialer for Checks {
             Err(answer) => return answer,
         };
         let on_port = |check: &Check| Check { port: dial.port, ..check.clone() };
-        let Some(check) = &dial.check else { return self.any(&on_port(&self.connect), &addresses).await };
-        match self.any(&on_port(check), &addresses).await {
+        let connect = on_port(&self.connect);
+        let Some(check) = &dial.check else { return self.any(&connect, &addresses, None).await };
+        match self.any(&on_port(check), &addresses, dial.tls.as_ref()).await {
             // The node may not send ICMP, run the program, or judge the certificate. A dead instance must be found dead
             // nevertheless, so a plain connection decides.
-            Answer::Unable(why) => match self.any(&on_port(&self.connect), &addresses).await {
+            Answer::Unable(why) => match self.any(&connect, &addresses, None).await {
                 Answer::Answered => Answer::Answered,
                 Answer::Failed(reason) => Answer::Failed(reason),
                 Answer::Unable(_) => Answer::Unable(why),
@@ -147,8 +152,33 @@ mod tests {
 
     use super::*;
 
+    /// Speaks TLS with `localhost`, by this authority.
+    #[derive(Debug)]
+    struct Trusting(rustls::pki_types::CertificateDer<'static>);
+
+    #[async_trait]
+    impl Handshake for Trusting {
+        async fn shake(
+            &self,
+            stream: tokio::net::TcpStream,
+            _: &[&[u8]],
+        ) -> Result<Box<dyn store::dial::Secured>, store::dial::NotShaken> {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(self.0.clone()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+            let stream = connector.connect("localhost".try_into().unwrap(), stream).await;
+            Ok(Box::new(stream.map_err(store::dial::NotShaken::There)?))
+        }
+    }
+
     fn dial(address: &str, port: u16) -> Dial {
-        Dial { address: address.to_owned(), port, check: None }
+        Dial { address: address.to_owned(), port, check: None, tls: None }
     }
 
     #[tokio::test]
@@ -227,14 +257,14 @@ mod tests {
     async fn a_private_authority_that_this_node_does_not_know_is_no_failure() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let served = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key.into())
             .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(served));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(served));
         let (listener, port, _) = ports().await;
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -256,6 +286,13 @@ mod tests {
         };
         let answer = with_authorities.dial(&dial).await;
         assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+        // The TLS settings of a service count more than what the check says and this node knows.
+        for (trusted, well) in [(made.cert.der(), true), (other.cert.der(), false)] {
+            let tls: Option<Arc<dyn Handshake>> = Some(Arc::new(Trusting(trusted.clone())));
+            let answer = ignorant.dial(&Dial { tls, ..dial.clone() }).await;
+            assert_eq!(answer == Answer::Answered, well, "{answer:?}");
+            assert_eq!(matches!(answer, Answer::Failed(_)), !well, "{answer:?}");
+        }
         serving.abort();
     }
 }

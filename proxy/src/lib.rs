@@ -205,6 +205,12 @@ impl Proxy {
         let shared = self.shared;
         let _close = CloseOnDrop(Arc::clone(&shared));
         let ports = shared.ports();
+        if ports.is_empty() {
+            tracing::info!(
+                "no listener takes plain HTTP without PROXY headers and redirects, so gateways of other sites cannot send \
+                 requests here (`reach: by_gateway`)"
+            );
+        }
         shared.handle.listen(Listening { cluster: shared.config.cluster.clone(), ports });
         // Done before the first connection, so that a node with a snapshot serves from it at once.
         let _ = follow_snapshot(&shared);
@@ -231,7 +237,7 @@ impl Proxy {
                 follow_discovery(&shared),
                 send_receipts(&shared),
                 termination::watch(&shared),
-                dial_instances(&shared.handle, &shared.instances, self.dialer),
+                dial_instances(&shared.handle, &shared.instances, &shared.tls, self.dialer),
                 reread_tls(&shared),
                 shared.names.keep_resolved(),
                 shared.names.report_unresolved(|names| shared.handle.cannot_resolve(names)),
@@ -308,8 +314,23 @@ fn follow_snapshot(shared: &Shared) -> Option<Arc<Table>> {
     if before.as_ref().is_none_or(|before| table.follows_others_than(before)) {
         shared.following.set(table.in_use());
     }
+    report_ways(before.as_deref(), &table);
     shared.table.store(Some(Arc::new(table)));
     before
+}
+
+/// Says which sites are not reached although their documents say how, once.
+fn report_ways(before: Option<&Table>, table: &Table) {
+    for (site, way) in &table.ways {
+        let none = matches!(way, route::Way::Gateways(addresses) if addresses.is_empty());
+        if none && before.and_then(|it| it.ways.get(site)) != Some(way) {
+            tracing::warn!(
+                site = table.snapshot.site(*site).map_or("", |it| it.name.as_str()),
+                "the site is reached by its gateways, and none of them has an address with a port that takes plain requests: \
+                 nothing is forwarded there"
+            );
+        }
+    }
 }
 
 /// Reads the files of TLS with instances again when they change.

@@ -20,9 +20,12 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
-use store::model::{Span, Tls};
+use store::{
+    dial::{Handshake, NotShaken, Secured},
+    model::{Span, Tls},
+};
 use tokio::{net::TcpStream, time::Instant};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
 use super::{Fault, Phases, fault};
 
@@ -143,7 +146,7 @@ impl ServerCertVerifier for AcceptAnyCertificate {
 
 /// A session, with a warning about its certificate.
 pub(super) struct Session {
-    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) stream: Box<dyn Secured>,
     /// A warning, if the certificate expires soon.
     pub(super) warning: Option<String>,
 }
@@ -159,14 +162,7 @@ pub(super) async fn handshake(
     let config = trust.config(tls.verify, alpn)?;
     let name = server_name(tls, host, address)?;
     let started = Instant::now();
-    let stream =
-        TlsConnector::from(config).connect(name, stream).await.map_err(|error| match error.get_ref() {
-            Some(inner) if inner.is::<rustls::Error>() => Fault::Target(format!("TLS: {inner}")),
-            _ if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Fault::Target("TLS: connection closed during the handshake".to_owned())
-            }
-            _ => fault(&error),
-        })?;
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| broken(&error))?;
     phases.tls = Some(started.elapsed());
     let session = stream.get_ref().1;
     if alpn == [b"h2".as_slice()] && session.alpn_protocol() != Some(b"h2") {
@@ -175,7 +171,33 @@ pub(super) async fn handshake(
     let certificate = session.peer_certificates().and_then(<[_]>::first);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let warning = tls.warn_before.zip(certificate).and_then(|(before, it)| warning(it, before, now));
-    Ok(Session { stream, warning })
+    Ok(Session { stream: Box::new(stream), warning })
+}
+
+/// Completes a handshake in another way than checks say.
+pub(super) async fn handshake_of(
+    how: &dyn Handshake,
+    stream: TcpStream,
+    alpn: &[&[u8]],
+    phases: &mut Phases,
+) -> Result<Session, Fault> {
+    let started = Instant::now();
+    let stream = how.shake(stream, alpn).await.map_err(|error| match error {
+        NotShaken::Here(why) => Fault::Local(why),
+        NotShaken::There(error) => broken(&error),
+    })?;
+    phases.tls = Some(started.elapsed());
+    Ok(Session { stream, warning: None })
+}
+
+fn broken(error: &std::io::Error) -> Fault {
+    match error.get_ref() {
+        Some(inner) if inner.is::<rustls::Error>() => Fault::Target(format!("TLS: {inner}")),
+        _ if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Fault::Target("TLS: connection closed during the handshake".to_owned())
+        }
+        _ => fault(error),
+    }
 }
 
 /// The server name of a check: its own, the Host header's, or the address.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use store::{
     Handle,
-    dial::Dialer,
+    dial::{Dialer, Handshake},
     engine::Endpoint,
-    model::{Moment, Service},
+    model::{Check, Moment, Service},
     snapshot::Snapshot,
 };
 
@@ -18,11 +18,18 @@ use crate::{
         active::{self, Connections, Plan, Surroundings},
     },
     instance::Instance,
+    service::connections::InstanceTls,
+    tls,
 };
 
 /// Dials the instances in use until it is dropped. Without a dialler a TCP connection decides.
-pub(crate) async fn dial_instances(handle: &Handle, instances: &Instances, dialer: Option<Arc<dyn Dialer>>) {
-    let gateway = Gateway { handle, instances, snapshot: ArcSwapOption::empty() };
+pub(crate) async fn dial_instances(
+    handle: &Handle,
+    instances: &Instances,
+    tls: &tls::Backends,
+    dialer: Option<Arc<dyn Dialer>>,
+) {
+    let gateway = Gateway { handle, instances, tls, snapshot: ArcSwapOption::empty() };
     active::run(&gateway, &dialer.unwrap_or_else(|| Arc::new(Connections))).await;
 }
 
@@ -31,6 +38,7 @@ pub(crate) async fn dial_instances(handle: &Handle, instances: &Instances, diale
 struct Gateway<'a> {
     handle: &'a Handle,
     instances: &'a Instances,
+    tls: &'a tls::Backends,
     snapshot: ArcSwapOption<Snapshot>,
 }
 
@@ -53,32 +61,46 @@ impl Surroundings for Gateway<'_> {
     fn plan(&self, instance: &Instance) -> Option<Plan> {
         plan(&instance.endpoint, self.snapshot.load().as_deref()?)
     }
+
+    fn tls(&self, instance: &Instance) -> Option<Arc<dyn Handshake>> {
+        let snapshot = self.snapshot.load();
+        let (service, _) = checked(&instance.endpoint, snapshot.as_deref()?)?;
+        // The table has it, so no file is read here.
+        let tls = InstanceTls::of(service, self.tls)?;
+        Some(Arc::new(tls.identity(&instance.endpoint)))
+    }
+}
+
+/// The services that take an instance.
+fn taking<'s>(endpoint: &'s Endpoint, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Arc<Service>> {
+    let takes = |it: &&Arc<Service>| it.consul.tags.iter().all(|tag| endpoint.tags.contains(tag));
+    snapshot.services_in_registry(&endpoint.service).iter().filter(takes)
+}
+
+/// The first of the services that take an instance and name a check, with that check.
+fn checked<'s>(endpoint: &'s Endpoint, snapshot: &'s Snapshot) -> Option<(&'s Arc<Service>, &'s Arc<Check>)> {
+    if super::stands_for_site(endpoint) {
+        return None;
+    }
+    // A check does not begin with a PROXY header, so the instance would take none of ours.
+    let mut open = taking(endpoint, snapshot).filter(|it| it.proxy_protocol.is_none());
+    open.find_map(|service| Some((service, snapshot.checks.get(service.check.as_ref()?)?)))
 }
 
 /// How an instance is dialled: by the first of the services that take it and name a check.
 fn plan(endpoint: &Endpoint, snapshot: &Snapshot) -> Option<Plan> {
-    let services = snapshot.services_in_registry(&endpoint.service);
-    let takes = |it: &&Arc<Service>| it.consul.tags.iter().all(|tag| endpoint.tags.contains(tag));
+    let usual = || Plan { check: None, dials: Dials::default() };
     if super::stands_for_site(endpoint) {
         // A gateway of another site is no instance, and the check of one says nothing about it.
-        return services.first().map(|_| Plan { check: None, dials: Dials::default() });
+        return snapshot.services_in_registry(&endpoint.service).first().map(|_| usual());
     }
-    let mut known = false;
-    let checked = services.iter().filter(takes).find_map(|service| {
-        known = true;
-        // A check does not begin with a PROXY header, so the instance would take none of ours.
-        if service.proxy_protocol.is_some() {
-            return None;
-        }
-        let check = snapshot.checks.get(service.check.as_ref()?)?;
-        let every = settings::dials_every(service, check);
-        Some((every, check))
-    });
-    let plan = checked.map(|(every, check)| Plan {
-        check: Some((every, Arc::clone(check))),
-        dials: Dials { fall: check.fall, rise: check.rise },
-    });
-    plan.or_else(|| known.then(|| Plan { check: None, dials: Dials::default() }))
+    match checked(endpoint, snapshot) {
+        Some((service, check)) => Some(Plan {
+            check: Some((settings::dials_every(service, check), Arc::clone(check))),
+            dials: Dials { fall: check.fall, rise: check.rise },
+        }),
+        None => taking(endpoint, snapshot).next().map(|_| usual()),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::{
-    dial::{Answer, Dial, Dialer},
+    dial::{Answer, Dial, Dialer, Handshake},
     model::{Check, Moment},
 };
 use tokio::{net::TcpStream, time::Instant};
@@ -75,6 +75,8 @@ pub(crate) trait Surroundings {
     fn in_use(&self, each: &mut dyn FnMut(&Arc<Self::Instance>));
     /// How instances of this service are dialled; `None` if it is not known any more.
     fn plan(&self, instance: &Self::Instance) -> Option<Plan>;
+    /// How TLS is spoken with an instance, if requests to it are sent over TLS.
+    fn tls(&self, instance: &Self::Instance) -> Option<Arc<dyn Handshake>>;
 }
 
 /// Dials until it is dropped.
@@ -172,6 +174,7 @@ impl<T: Dialled> Checks<T> {
                         address: host.to_owned(),
                         port,
                         check: plan.check.as_ref().map(|(_, check)| Check::clone(check)),
+                        tls: surroundings.tls(&instance),
                     };
                     return Some((instance, dial, plan));
                 }

@@ -72,6 +72,9 @@ impl Surroundings for World {
     fn plan(&self, _: &Patient) -> Option<Plan> {
         Some(self.plan.clone())
     }
+    fn tls(&self, _: &Patient) -> Option<Arc<dyn Handshake>> {
+        None
+    }
 }
 
 impl World {

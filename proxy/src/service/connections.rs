@@ -1,11 +1,14 @@
 //! How connections to the instances of a service are made and kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use store::{
+    dial::{Handshake, NotShaken, Secured},
     engine::Endpoint,
     model::{ProxyProtocol, Service},
 };
+use tokio::net::TcpStream;
 
 use crate::{config::Limits, tls};
 
@@ -67,12 +70,7 @@ impl Connections {
             most: it.most.map_or(usual.most, usize::from),
             requests: it.requests.unwrap_or(usual.requests),
         });
-        // A wildcard is no name to ask for.
-        let host = || service.hosts.iter().find(|it| !it.as_str().starts_with("*."));
-        let tls = service.tls.as_deref().map(|settings| InstanceTls {
-            settings: tls.get(settings),
-            name: settings.server_name.as_ref().or_else(host).map(|it| it.as_str().into()),
-        });
+        let tls = InstanceTls::of(service, tls);
         Self { tls, proxy_protocol: service.proxy_protocol, keep }
     }
 
@@ -100,6 +98,15 @@ impl Connections {
 }
 
 impl InstanceTls {
+    /// Of a service; `None` if it is spoken with in the clear. Reads files if they are new.
+    pub(crate) fn of(service: &Service, tls: &tls::Backends) -> Option<Self> {
+        let settings = service.tls.as_deref()?;
+        // A wildcard is no name to ask for.
+        let host = || service.hosts.iter().find(|it| !it.as_str().starts_with("*."));
+        let name = settings.server_name.as_ref().or_else(host).map(|it| it.as_str().into());
+        Some(Self { settings: tls.get(settings), name })
+    }
+
     fn name<'a>(&'a self, instance: &'a Endpoint) -> &'a str {
         self.name.as_deref().unwrap_or(&instance.address)
     }
@@ -131,6 +138,21 @@ impl Identity {
     /// The name that is asked for, and that the certificate must be for.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// Checks speak TLS as requests do.
+#[async_trait]
+impl Handshake for Identity {
+    async fn shake(&self, stream: TcpStream, protocols: &[&[u8]]) -> Result<Box<dyn Secured>, NotShaken> {
+        let tls = self.tls().map_err(NotShaken::Here)?.anew(protocols);
+        let stream = tls.connect(self.name(), stream).await.map_err(NotShaken::There)?;
+        if protocols == [b"h2".as_slice()] && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(NotShaken::There(io::Error::other(
+                "the instance does not agree to HTTP/2 (ALPN h2)",
+            )));
+        }
+        Ok(Box::new(stream))
     }
 }
 

@@ -124,6 +124,67 @@ async fn the_gateway_shows_its_certificate() {
     assert_eq!(without.get("/").await.0, 502);
 }
 
+/// A dialler that completes a handshake as the gateway says, and does nothing else.
+#[derive(Debug, Default)]
+struct Shaking(Mutex<Vec<Option<bool>>>);
+
+#[async_trait::async_trait]
+impl store::dial::Dialer for Shaking {
+    async fn dial(&self, dial: &store::dial::Dial) -> store::dial::Answer {
+        let Some(tls) = &dial.tls else {
+            self.0.lock().unwrap().push(None);
+            return store::dial::Answer::Unable("no terms".to_owned());
+        };
+        let stream = TcpStream::connect((dial.address.as_str(), dial.port)).await.unwrap();
+        let mut shaken = false;
+        if let Ok(mut stream) = tls.shake(stream, &[b"http/1.1"]).await {
+            // With TLS 1.3 a client hears of a refused certificate when it reads.
+            let sent = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
+            shaken = sent.is_ok() && stream.read(&mut [0; 16]).await.is_ok_and(|it| it > 0);
+        }
+        self.0.lock().unwrap().push(Some(shaken));
+        if shaken {
+            store::dial::Answer::Answered
+        } else {
+            store::dial::Answer::Failed("no handshake".to_owned())
+        }
+    }
+}
+
+#[tokio::test]
+async fn checks_speak_tls_as_requests_do() {
+    let authority = Authority::new();
+    let required = || ClientCertificates::Required(authority.pem.clone().into_bytes());
+    let web = Backend::secured("web-1", authority.server("web.example.com", required())).await;
+    let checked = |tls: Option<BackendTls>| {
+        let mut check = store::testing::check(store::model::Quorum::Majority);
+        check.interval = Span(Duration::from_millis(100));
+        let mut sources = of_web(|it| {
+            it.tls = tls.map(Box::new);
+            it.check = Some(check.name.clone());
+        });
+        sources.checks.push(check);
+        sources
+    };
+    let nowhere = BackendTls { ca_file: Some("/nowhere/ca.pem".into()), ..BackendTls::default() };
+    for (tls, shaken) in [
+        (Some(authority.trusted_with("gateway.example.com")), Some(true)),
+        (Some(authority.trusted()), Some(false)),
+        (Some(nowhere), Some(false)),
+        (None, None),
+    ] {
+        let dialer: Arc<Shaking> = Arc::default();
+        let world = World::start_dialling(checked(tls), dialer.clone(), &[web.endpoint()]).await;
+        world.get("/").await;
+        eventually("it is dialled", || !dialer.0.lock().unwrap().is_empty()).await;
+        assert_eq!(dialer.0.lock().unwrap()[0], shaken);
+        drop(world);
+    }
+    let last = web.seen().into_iter().rfind(|it| it.client.is_some()).unwrap();
+    assert_eq!(last.asked.as_deref(), Some("web.example.com"));
+    assert_eq!(last.kind, Some(HandshakeKind::Full));
+}
+
 #[tokio::test]
 async fn a_handshake_that_does_not_end_is_given_up_in_time() {
     let (silent, _heard) = super::instances::silent("silent").await;

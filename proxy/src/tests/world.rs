@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use store::{
     Clock,
+    dial::Dialer,
     discovery::{Entry, Standing},
     drain::{Drain, Drains},
     engine::{Endpoint, Index},
@@ -63,6 +64,18 @@ impl World {
         let proxy = bind(config, handle).unwrap().logging(log).unwrap();
         let world = Self { proxy: proxy.handle(), publisher, running: tokio::spawn(proxy.run()) };
         world.publisher.publish_snapshot(snapshot(sources()));
+        world.discover("web", web);
+        world.discover("shop", &[]);
+        world.ready().await;
+        world
+    }
+
+    /// A gateway that dials with this, and is ready.
+    pub(super) async fn start_dialling(sources: Sources, dialer: Arc<dyn Dialer>, web: &[Endpoint]) -> Self {
+        let (handle, publisher) = handle::channel(Clock::default(), Duration::from_secs(60));
+        let proxy = bind(alone(|_| {}), handle).unwrap().dialling(dialer);
+        let world = Self { proxy: proxy.handle(), publisher, running: tokio::spawn(proxy.run()) };
+        world.publisher.publish_snapshot(snapshot(sources));
         world.discover("web", web);
         world.discover("shop", &[]);
         world.ready().await;

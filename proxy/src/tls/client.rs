@@ -79,6 +79,15 @@ impl ClientTls {
         Self(connector)
     }
 
+    /// The same without sessions that could be resumed, and with other protocols to offer (ALPN): a check sees what a new client
+    /// would.
+    pub(crate) fn anew(&self, protocols: &[&[u8]]) -> Self {
+        let mut config = ClientConfig::clone(self.0.config());
+        config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+        config.resumption = Resumption::disabled();
+        Self(TlsConnector::from(Arc::new(config)))
+    }
+
     /// Performs the handshake with an instance that must have a certificate for `name`, which is also asked for (SNI). An
     /// address (`192.0.2.1`) may be a name.
     ///

@@ -402,7 +402,7 @@ impl Discovery {
             let endpoint = &doubt.endpoint;
             let check = snapshot.as_ref().and_then(|it| it.check_of(endpoint)).map(|it| it.as_ref().clone());
             let fall = check.as_ref().map_or(FALL, |it| it.fall.into());
-            let dial = Dial { address: endpoint.address.clone(), port: endpoint.port, check };
+            let dial = Dial { address: endpoint.address.clone(), port: endpoint.port, check, tls: None };
             let dialer = Arc::clone(&dialer);
             self.dialling
                 .spawn(async move { Dialled { key, started: now, fall, answer: dialer.dial(&dial).await } });
