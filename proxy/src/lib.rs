@@ -321,9 +321,9 @@ fn follow_snapshot(shared: &Shared) -> Option<Arc<Table>> {
 
 /// Says which sites are not reached although their documents say how, once.
 fn report_ways(before: Option<&Table>, table: &Table) {
-    for (site, way) in &table.ways {
+    for (site, way) in &table.situation.ways {
         let none = matches!(way, route::Way::Gateways(addresses) if addresses.is_empty());
-        if none && before.and_then(|it| it.ways.get(site)) != Some(way) {
+        if none && before.and_then(|it| it.situation.ways.get(site)) != Some(way) {
             tracing::warn!(
                 site = table.snapshot.site(*site).map_or("", |it| it.name.as_str()),
                 "the site is reached by its gateways, and none of them has an address with a port that takes plain requests: \

@@ -130,9 +130,12 @@ impl Shared {
         Own { handle: &self.handle, limits: &self.config.limits, tls: &self.tls }
     }
 
-    /// The ports it listens at, as many as other sites learn.
+    /// The ports at which gateways of other sites can hand requests over, as many as those learn: in the clear, without a
+    /// PROXY header, and not only to be redirected.
     pub(crate) fn ports(&self) -> Vec<u16> {
-        let mut ports: Vec<u16> = self.addresses.iter().map(SocketAddr::port).collect();
+        let all = self.config.listeners.iter().zip(&self.addresses);
+        let open = all.filter(|(it, _)| !it.tls && !it.proxy_protocol && it.redirect_to_https.is_none());
+        let mut ports: Vec<u16> = open.map(|(_, address)| address.port()).collect();
         ports.dedup();
         ports.truncate(Listening::MAX_PORTS);
         ports

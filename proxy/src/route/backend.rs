@@ -121,8 +121,8 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// From the gateways of the cluster at `site` to those of `to`. `ports` are those that the gateways there listen at;
-    /// while they are not known, those of this gateway are assumed.
+    /// From the gateways of the cluster at `site` to those of `to`. `ports` are those at which the gateways there take plain
+    /// requests of other gateways; while they are not known, those of this gateway are assumed.
     pub(super) fn compile(
         snapshot: &Snapshot,
         cluster: &Name,
@@ -137,9 +137,9 @@ impl Way {
                 let addresses = snapshot.clusters.get(cluster).and_then(|it| it.gateways.get(to));
                 let a = addresses.into_iter().flat_map(|it| &it.a).map(|it| IpAddr::V4(*it));
                 let aaaa = addresses.into_iter().flat_map(|it| &it.aaaa).map(|it| IpAddr::V6(*it));
-                // The first port is the one for plain HTTP; gateways have no other yet.
-                let port = ports.first().copied().unwrap_or_default();
-                Self::Gateways(a.chain(aaaa).map(|ip| SocketAddr::new(ip, port)).collect())
+                // Any of these ports takes requests. A site whose gateways have none is not reached.
+                let of = |port: &u16| a.chain(aaaa).map(|ip| SocketAddr::new(ip, *port)).collect();
+                Self::Gateways(ports.first().map(of).unwrap_or_default())
             }
         }
     }

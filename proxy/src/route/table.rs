@@ -191,7 +191,7 @@ impl Situation {
         let gateways = Arc::clone(&handle.gateways().borrow());
         let others = snapshot.sites.iter().map(|it| &it.name).filter(|it| *it != site);
         let ways = others.filter_map(|to| {
-            let theirs = gateways.get(to).and_then(|it| it.get(cluster)).filter(|it| !it.is_empty());
+            let theirs = gateways.get(to).and_then(|it| it.get(cluster));
             let way = Way::compile(snapshot, cluster, (site, to), theirs.map_or(ports, Vec::as_slice));
             Some((snapshot.site_id(to)?, way))
         });

@@ -9,7 +9,10 @@ use super::{
     instances::Instance,
     world::{World, alone, config},
 };
-use crate::testing::{name, sources};
+use crate::{
+    Listener,
+    testing::{name, sources},
+};
 
 /// The gateway of [`World`] is at `s1`. Its document says how it reaches `s0`, whose gateways are at 127.0.0.1.
 fn reaching(reach: Reach) -> Sources {
@@ -87,6 +90,39 @@ async fn a_site_that_is_reached_by_its_gateways_gets_requests_through_them() {
     world.discover_away("web", "s0", &[hidden]);
     world.gateways("s0", crate::testing::unused_port());
     answers(&world, 502).await;
+}
+
+#[tokio::test]
+async fn gateways_of_other_sites_learn_only_of_ports_that_take_their_requests() {
+    let at = || "127.0.0.1:0".parse().unwrap();
+    let plain = Listener::plain(at());
+    let special = [
+        Listener::tls(at()),
+        Listener { proxy_protocol: true, ..plain.clone() },
+        Listener { redirect_to_https: Some(443), ..plain.clone() },
+    ];
+    for all in [[special.as_slice(), &[plain]].concat(), special.to_vec()] {
+        let config = crate::Config { listeners: all, ..alone(|_| {}) };
+        let (handle, _publisher) =
+            store::handle::channel(store::Clock::default(), std::time::Duration::from_secs(60));
+        let proxy = crate::bind(config, handle.clone()).unwrap();
+        let open: Vec<u16> = proxy.local_addrs().iter().skip(3).map(|it| it.port()).collect();
+        let running = tokio::spawn(proxy.run());
+        crate::testing::eventually("it says where it listens", || handle.listening().is_some()).await;
+        assert_eq!(handle.listening().unwrap().ports, open);
+        running.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_site_whose_gateways_take_no_plain_requests_is_not_reached_through_them() {
+    let theirs = Instance::new("theirs").await;
+    let world = World::start_with(alone(|_| {}), reaching(Reach::ByGateway), &[]).await;
+    world.discover_away("web", "s0", std::slice::from_ref(&theirs.endpoint));
+    // While nothing is known of them, the ports are taken to be those of this gateway, which finds itself.
+    answers(&world, 508).await;
+    world.publisher.publish_gateways([(name("s0"), [(name("main"), vec![])].into())].into());
+    answers(&world, 503).await;
 }
 
 #[tokio::test]
