@@ -125,6 +125,9 @@ pub struct Limits {
     pub max_headers: usize,
     /// Bytes of a request target; a longer one is refused with 414. RFC 9110 §4.1 recommends at least 8000.
     pub max_target_bytes: usize,
+    /// Visible octets that URIs do not have (`" < > \ ^ ` { | }`) are taken in the query of a request and percent-encoded
+    /// before anything else looks at it; otherwise they are refused with 400.
+    pub lenient_query: bool,
     /// Bytes of a request body; more is refused with 413. `None`: any size, since bodies pass through in flat memory.
     pub max_body_bytes: Option<u64>,
     /// How long a client connection may take to send a head, counted from its first byte: 408. Less frees places sooner
@@ -218,6 +221,7 @@ impl Default for Limits {
             max_header_bytes: 64 * 1024,
             max_headers: 128,
             max_target_bytes: 16 * 1024,
+            lenient_query: false,
             max_body_bytes: None,
             header_timeout: Duration::from_secs(10),
             client_idle: Duration::from_secs(60),

@@ -288,6 +288,7 @@ fn decide_at(
         bytes: limits.max_header_bytes,
         fields: limits.max_headers,
         line: limits.max_target_bytes,
+        lenient_query: limits.lenient_query,
     };
     let (octets, mut fields) = (written.head.as_slice(), Fields::default());
     let line = match read_request(octets, &mut 0, &head, &mut fields) {

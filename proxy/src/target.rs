@@ -269,6 +269,21 @@ fn query(text: &[u8]) -> Result<Option<&str>, Refusal> {
     }
 }
 
+/// A target whose query has no octets outside the syntax of URIs any more: they are percent-encoded, as browsers do with some
+/// of them (WHATWG URL, "query percent-encode set") and every reader of a query undoes.
+pub(crate) fn encode_query(target: &[u8]) -> Cow<'_, [u8]> {
+    let outside = |octet: u8| octet == b'\\' || CLASSES[usize::from(octet)] == Class::Outside;
+    let start = target.iter().position(|octet| *octet == b'?').unwrap_or(target.len());
+    if !target[start..].iter().any(|octet| outside(*octet)) {
+        return Cow::Borrowed(target);
+    }
+    let mut encoded = String::with_capacity(target.len() + 32);
+    for octet in &target[start..] {
+        if outside(*octet) { push_encoded(&mut encoded, *octet) } else { encoded.push(char::from(*octet)) }
+    }
+    Cow::Owned([&target[..start], encoded.as_bytes()].concat())
+}
+
 /// Whether the scheme is `https`, and what follows `http://` or `https://`.
 fn without_scheme(target: &[u8]) -> Option<(bool, &[u8])> {
     let after = |scheme: &str| {

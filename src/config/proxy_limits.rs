@@ -39,6 +39,7 @@ pub(super) fn limits(fields: &Fields<'_>) -> Limits {
             .or("max_header_bytes", usual.max_header_bytes, |it| it.int(8_192..=1_048_576)),
         max_headers: fields.or("max_headers", usual.max_headers, |it| it.int(16..=1_024)),
         max_target_bytes: fields.or("max_target_bytes", usual.max_target_bytes, |it| it.int(1_024..=65_536)),
+        lenient_query: fields.or("lenient_query", usual.lenient_query, |it| it.boolean()),
         max_body_bytes: fields.optional("max_body_bytes", |it| it.int(1..=1_125_899_906_842_624)),
         header_timeout: time("header_timeout", usual.header_timeout),
         client_idle: time("client_idle", usual.client_idle),
@@ -120,13 +121,14 @@ mod tests {
     }
 
     /// Every key, with a value that is no default.
-    const KEYS: [(&str, &str, &str); 37] = [
+    const KEYS: [(&str, &str, &str); 38] = [
         ("max_connections", "101", "101"),
         ("max_connections_per_client", "102", "102"),
         ("max_requests_per_connection", "103", "103"),
         ("max_header_bytes", "10004", "10004"),
         ("max_headers", "105", "105"),
         ("max_target_bytes", "10006", "10006"),
+        ("lenient_query", "true", "true"),
         ("max_body_bytes", "107", "Some(107)"),
         ("header_timeout", "\"108s\"", "108s"),
         ("client_idle", "\"109s\"", "109s"),

@@ -81,10 +81,11 @@ pub(crate) fn forward(
     if let Some(cookie) = &plan.set_cookie {
         field(text, b"set-cookie", cookie.as_bytes());
     }
-    if !fields.has(FieldId::RequestId) {
+    let says = |id: FieldId| changed.is_some_and(|it| it.drop_any(id.bit()));
+    if !fields.has(FieldId::RequestId) && !says(FieldId::RequestId) {
         field(text, b"x-request-id", plan.asked.id.as_bytes());
     }
-    if !fields.has(FieldId::Date) {
+    if !fields.has(FieldId::Date) && !says(FieldId::Date) {
         // RFC 9110 §6.6.1.
         field(text, b"date", date);
     }
@@ -115,7 +116,7 @@ pub(crate) fn forward(
             && !announces_forbidden_body(line.status, fields, octets),
         closes_after: keep_alive_timeout(fields, octets),
         keep_alive,
-        retry_after: retry_after(line.status, fields, octets),
+        retry_after: retry_after(line.status, fields, octets, date),
     })
 }
 
@@ -144,19 +145,84 @@ pub(crate) fn interim(
     end_of_head(text);
 }
 
-/// `timeout` of the field `Keep-Alive`.
+/// `timeout` of the field `Keep-Alive`, in any case of letters and with any blanks.
 pub(super) fn keep_alive_timeout(fields: &Fields, octets: &[u8]) -> Option<Duration> {
-    let value = fields.value(FieldId::KeepAlive, octets)?;
-    let text = str::from_utf8(value).ok()?;
-    let parameter = text.split([',', ';']).find_map(|it| it.trim().strip_prefix("timeout="))?;
-    parameter.trim().parse().ok().map(Duration::from_secs)
+    fields.all(FieldId::KeepAlive).find_map(|field| timeout(field.value.get(octets)))
 }
 
-/// How long an instance asks to be left alone (RFC 9110 §10.2.3); a date is not looked at.
-fn retry_after(status: u16, fields: &Fields, octets: &[u8]) -> Option<Duration> {
+fn timeout(value: &[u8]) -> Option<Duration> {
+    let text = str::from_utf8(value).ok()?;
+    let seconds = text.split([',', ';']).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().trim_matches('"'))
+    })?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+/// How long an instance asks to be left alone (RFC 9110 §10.2.3): seconds, or until a date. A date is compared with the
+/// answer's own `Date`, so that the clocks need not agree, or with ours (`now`).
+fn retry_after(status: u16, fields: &Fields, octets: &[u8], now: &[u8]) -> Option<Duration> {
     if !matches!(status, 429 | 503) {
         return None;
     }
-    let value = fields.value(FieldId::RetryAfter, octets)?;
-    str::from_utf8(value).ok()?.parse().ok().map(Duration::from_secs)
+    let value = str::from_utf8(fields.value(FieldId::RetryAfter, octets)?).ok()?;
+    if value.bytes().all(|it| it.is_ascii_digit()) {
+        return value.parse().ok().map(Duration::from_secs);
+    }
+    let date = |octets: &[u8]| httpdate::parse_http_date(str::from_utf8(octets).ok()?).ok();
+    let until = date(value.as_bytes())?;
+    let now = fields.value(FieldId::Date, octets).and_then(date).or_else(|| date(now))?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{HeadLimits, read_response};
+
+    const NOW: &[u8] = b"Sun, 06 Nov 1994 08:49:00 GMT";
+
+    fn asked(status: u16, more: &str) -> Option<u64> {
+        let text = format!("HTTP/1.1 {status} X\r\n{more}\r\n\r\n");
+        let (mut scanned, mut fields) = (0, Fields::default());
+        let limits = HeadLimits { bytes: 8192, fields: 64, line: 1024, lenient_query: false };
+        read_response(text.as_bytes(), &mut scanned, &limits, &mut fields).unwrap().unwrap();
+        retry_after(status, &fields, text.as_bytes(), NOW).map(|it| it.as_secs())
+    }
+
+    #[test]
+    fn an_instance_asks_in_seconds_or_by_a_date_to_be_left_alone() {
+        for (more, seconds) in [
+            ("Retry-After: 7", Some(7)),
+            ("Retry-After: Sun, 06 Nov 1994 08:49:37 GMT", Some(37)),
+            // The two older forms, which recipients have to read (RFC 9110 §5.6.7).
+            ("Retry-After: Sunday, 06-Nov-94 08:49:37 GMT", Some(37)),
+            ("Retry-After: Sun Nov  6 08:49:37 1994", Some(37)),
+            // Its clock is ahead of ours by a day.
+            ("Date: Mon, 07 Nov 1994 08:49:00 GMT\r\nRetry-After: Mon, 07 Nov 1994 08:49:05 GMT", Some(5)),
+            ("Retry-After: Sun, 06 Nov 1994 08:48:00 GMT", Some(0)),
+            ("Retry-After: soon", None),
+            ("Retry-After: -1", None),
+            ("X-A: b", None),
+        ] {
+            assert_eq!(asked(503, more), seconds, "{more}");
+        }
+        assert_eq!(asked(429, "Retry-After: 7"), Some(7));
+        assert_eq!(asked(200, "Retry-After: 7"), None);
+    }
+
+    #[test]
+    fn the_time_that_a_connection_is_kept_is_read_in_every_spelling() {
+        for (value, seconds) in [
+            ("timeout=5", Some(5)),
+            ("Timeout=5, max=100", Some(5)),
+            ("max=100;  TIMEOUT = 5", Some(5)),
+            ("timeout=\"5\"", Some(5)),
+            ("timeout", None),
+            ("timeout=", None),
+            ("max=5", None),
+        ] {
+            assert_eq!(timeout(value.as_bytes()).map(|it| it.as_secs()), seconds, "{value}");
+        }
+    }
 }

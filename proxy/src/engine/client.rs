@@ -114,6 +114,7 @@ impl Client {
             bytes: limits.max_header_bytes,
             fields: limits.max_headers,
             line: limits.max_target_bytes,
+            lenient_query: limits.lenient_query,
         };
         let mut begun = false;
         poll_fn(|cx| {

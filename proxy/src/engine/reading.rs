@@ -26,6 +26,7 @@ pub(crate) fn poll_response(
         bytes: limits.max_header_bytes,
         fields: limits.max_headers,
         line: limits.max_target_bytes,
+        lenient_query: limits.lenient_query,
     };
     loop {
         if let Some(buffer) = &mut connection.input {

@@ -29,7 +29,7 @@ use crate::{
     request_id::{RequestId, trace_id},
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
     shared::Shared,
-    target::{self, Authority, Target},
+    target::{self, Authority, Target, encode_query},
     via::MaxForwards,
 };
 
@@ -109,7 +109,7 @@ pub(crate) struct Routed<'a> {
 impl Routed<'_> {
     /// The hash that decides about the instance of a service; `None` if the service or the request has none.
     pub(crate) fn key(&self, table: &Table, backend: usize) -> Option<u64> {
-        self.request.key(table, backend, self)
+        self.request.key(table, backend, self, None)
     }
 }
 
@@ -186,13 +186,20 @@ pub(crate) fn looked_up<T>(
 ) -> Option<T> {
     let request = Request::of(place, octets, line, fields, BodyLength::None);
     let method = request.method();
-    let target = Target::read(method, line.target.get(octets)).ok()?;
+    let sent = request.sent(place);
+    let target = Target::read(method, &sent).ok()?;
     let named = request.authority().ok()?;
     let host = target.authority.as_ref().or(named.as_ref()).map_or("", |it| &it.host);
     Some(then(&Routed { request: &request, method, host, target: &target }))
 }
 
 impl<'a> Request<'a> {
+    /// The target, its query encoded if it may have to be.
+    fn sent(&self, place: &Place<'_>) -> Cow<'a, [u8]> {
+        let sent = self.line.target.get(self.octets);
+        if place.shared.config.limits.lenient_query { encode_query(sent) } else { Cow::Borrowed(sent) }
+    }
+
     fn of(
         place: &Place<'a>,
         octets: &'a [u8],
@@ -225,7 +232,8 @@ impl<'a> Request<'a> {
         let shared = place.shared;
         self.expectation()?;
         let method = self.method();
-        let target = Target::read(method, self.line.target.get(self.octets)).map_err(|it| self.refuse(it))?;
+        let sent = self.sent(place);
+        let target = Target::read(method, &sent).map_err(|it| self.refuse(it))?;
         let named = self.authority()?;
         // An absolute target overrides the Host field (RFC 9112 §3.2.2).
         let authority = target.authority.as_ref().or(named.as_ref());
@@ -248,7 +256,7 @@ impl<'a> Request<'a> {
             return Err(self.fail_by(Reason::Loop, found.route));
         }
         let max_forwards = self.max_forwards()?;
-        let (backend, set_cookie) = self.split(&found, &routed)?;
+        let (backend, session) = self.split(&found, &routed)?;
         let changes = found.route.changes.as_deref();
         let path = match changes.and_then(|it| it.path.as_ref()) {
             Some(change) if !target.is_asterisk() => change
@@ -271,12 +279,12 @@ impl<'a> Request<'a> {
             asked: self.asked(),
             backend,
             target: shared.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
-            key: routed.key(&table, backend),
+            key: self.key(&table, backend, &routed, session.as_ref()),
             expects: self.expects,
             upgrade: upgrades.then(|| self.protocols()),
             own_trailers: !self.options.may_list_trailers(),
             trailers: self.options.te_trailers && self.is_modern(),
-            set_cookie,
+            set_cookie: session.map(|it| it.set_cookie.into()),
             route: Arc::clone(found.route),
             table,
         };
@@ -422,14 +430,14 @@ impl<'a> Request<'a> {
         Err(Box::new(Step::Redirect(self.asked(), redirect.status, location, route)))
     }
 
-    /// The service that the request goes to, and the cookie that keeps the client there.
+    /// The service that the request goes to, and the session that begins with it.
     fn split(
         &self,
         found: &Matched<'_>,
         routed: &Routed<'_>,
-    ) -> Result<(usize, Option<Box<str>>), Box<Step>> {
+    ) -> Result<(usize, Option<NewSession>), Box<Step>> {
         let split = &found.route.split;
-        let (mut key, mut cookie) = (None, None);
+        let (mut key, mut begun) = (None, None);
         if let Some(persistence) = found.route.document.session_persistence.as_deref() {
             key = session_key(persistence, routed);
             let https = self.origin.scheme == Scheme::Https;
@@ -437,7 +445,7 @@ impl<'a> Request<'a> {
                 && let Some(new) = NewSession::begin(persistence, fastrand::u64(..), https)
             {
                 key = Some(new.key);
-                cookie = Some(new.set_cookie.into());
+                begun = Some(new);
             }
         }
         let backend = match key {
@@ -448,11 +456,17 @@ impl<'a> Request<'a> {
             let weighs = found.route.document.to.iter().any(|it| it.weight.0 > 0);
             self.fail_by(if weighs { Reason::NoService } else { Reason::NoWeight }, found.route)
         })?;
-        Ok((backend, cookie))
+        Ok((backend, begun))
     }
 
     /// The hash that decides about the instance.
-    fn key(&self, table: &Table, backend: usize, routed: &Routed<'_>) -> Option<u64> {
+    fn key(
+        &self,
+        table: &Table,
+        backend: usize,
+        routed: &Routed<'_>,
+        session: Option<&NewSession>,
+    ) -> Option<u64> {
         let Balance::Hash { hash_on, .. } = &table.backend(backend)?.document.balance else { return None };
         match hash_on {
             HashOn::Header(name) => {
@@ -460,7 +474,9 @@ impl<'a> Request<'a> {
             }
             HashOn::Cookie(name) => {
                 let lines = self.fields.all(FieldId::Cookie).map(|it| it.value.get(self.octets));
-                cookie(lines, name.as_str().as_bytes()).map(|value| stable_hash(0, value))
+                let shown = cookie(lines, name.as_str().as_bytes()).map(|value| stable_hash(0, value));
+                // The first request goes where those go that show the cookie.
+                shown.or_else(|| session.filter(|it| it.is_named(name)).map(|it| it.key))
             }
             HashOn::Client => {
                 let client = match self.origin.client {

@@ -9,10 +9,20 @@ use super::{
 use crate::{
     forwarded,
     http1::{BodyLength, Field, FieldId, Form, Version, decimal, end_of_head, field},
-    route::{CompiledRoute, FieldChanges, NewPath},
+    route::{CompiledRoute, NewPath},
     target::Authority,
     via::Received,
 };
+
+/// What the gateway says of the client and the request, unless the route says something else. Documents cannot name the other
+/// fields that are written here.
+const OWN: u64 = FieldId::Forwarded.bit()
+    | FieldId::XRealIp.bit()
+    | FieldId::XForwardedFor.bit()
+    | FieldId::XForwardedProto.bit()
+    | FieldId::XForwardedHost.bit()
+    | FieldId::XForwardedPort.bit()
+    | FieldId::RequestId.bit();
 
 /// Writes the head for the instance.
 pub(super) fn write_head(
@@ -55,9 +65,13 @@ pub(super) fn write_head(
     if let Some(left) = max_forwards {
         number(text, b"max-forwards", u64::from(left));
     }
+    let own = text.len();
     request.write_own_fields(text, host, (hops, upgrades), place);
-    if let Some(lines) = changed.map(FieldChanges::lines) {
-        text.extend_from_slice(lines);
+    if let Some(changed) = changed {
+        if changed.drop_any(OWN) {
+            changed.take_out(text, own);
+        }
+        text.extend_from_slice(changed.lines());
     }
     end_of_head(text);
 }

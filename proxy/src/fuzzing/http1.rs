@@ -9,10 +9,10 @@ use crate::http1::{
     read_request, read_response, request_body, response_body, status_line, write_trailers,
 };
 
-const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 64, line: 1024 };
+const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 64, line: 1024, lenient_query: false };
 const TRAILERS: TrailerLimits = TrailerLimits { bytes: 1024, fields: 16 };
 /// More than [`LIMITS`], for heads that are written with a field more.
-const WIDE: HeadLimits = HeadLimits { bytes: 16_384, fields: 70, line: 1024 };
+const WIDE: HeadLimits = HeadLimits { bytes: 16_384, fields: 70, line: 1024, lenient_query: false };
 
 /// Any octets as a request and what follows it.
 pub fn http1_request(data: &[u8]) {

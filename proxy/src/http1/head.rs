@@ -106,6 +106,8 @@ pub(crate) struct HeadLimits {
     pub(crate) fields: usize,
     /// Octets of the request target.
     pub(crate) line: usize,
+    /// The query of a target may have visible octets that URIs do not have.
+    pub(crate) lenient_query: bool,
 }
 
 /// Reads the head of a request from the start of `bytes`; `None` while it is not complete.
@@ -176,7 +178,7 @@ fn too_large(bytes: &[u8]) -> HeadError {
 fn request(bytes: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Option<RequestLine>, HeadError> {
     let Some(start) = skip_empty_lines(bytes)? else { return Ok(None) };
     let Some(method) = method(bytes, start)? else { return Ok(None) };
-    let Some(target) = target(bytes, method.end as usize + 1, limits.line)? else { return Ok(None) };
+    let Some(target) = target(bytes, method.end as usize + 1, limits)? else { return Ok(None) };
     let Some((version, next)) = request_version(bytes, target.end as usize + 1)? else { return Ok(None) };
     let known = Method::of(method.get(bytes));
     let form = form(bytes, method, known, target)?;
@@ -209,9 +211,9 @@ fn method(bytes: &[u8], start: usize) -> Result<Option<Span>, HeadError> {
     }
 }
 
-fn target(bytes: &[u8], start: usize, most: usize) -> Result<Option<Span>, HeadError> {
-    let end = target_end(bytes, start);
-    if end - start > most {
+fn target(bytes: &[u8], start: usize, limits: &HeadLimits) -> Result<Option<Span>, HeadError> {
+    let end = target_end(bytes, start, limits.lenient_query);
+    if end - start > limits.line {
         return Err(HeadError::LongTarget);
     }
     match bytes.get(end) {

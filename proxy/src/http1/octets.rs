@@ -10,6 +10,9 @@ const TOKEN: u8 = 1;
 const PATH: u8 = 2;
 /// In [`CLASS`]: may be in the query of a target. A `%` there is the business of the program that reads the query.
 const QUERY: u8 = 32;
+/// In [`CLASS`]: visible ASCII that no query may have (RFC 3986 §3.4) and clients send in queries nevertheless. Without `#`,
+/// which ends a query.
+const ODD: u8 = 64;
 /// In [`CLASS`]: a hexadecimal digit.
 const HEX: u8 = 4;
 /// In [`CLASS`]: may be in a field value: white space, visible, or above 127 (RFC 9110 §5.5).
@@ -39,6 +42,9 @@ const fn classes() -> [u8; 256] {
         }
         if matches!(octet, b'?' | b'%') {
             class |= QUERY;
+        }
+        if matches!(octet, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}') {
+            class |= ODD;
         }
         if octet.is_ascii_hexdigit() {
             class |= HEX;
@@ -72,12 +78,13 @@ pub(super) fn token_end(bytes: &[u8], from: usize) -> usize {
 }
 
 /// Where the run of octets of a target that starts here ends: at the end, at another octet, or at a `%` in the path that two
-/// hexadecimal digits do not follow.
-pub(super) fn target_end(bytes: &[u8], from: usize) -> usize {
+/// hexadecimal digits do not follow. `lenient`: queries may have octets that are not of URIs.
+pub(super) fn target_end(bytes: &[u8], from: usize, lenient: bool) -> usize {
+    let query = if lenient { QUERY | ODD } else { QUERY };
     let mut at = run(bytes, from, PATH);
     loop {
         match bytes.get(at..) {
-            Some([b'?', ..]) => return run(bytes, at + 1, QUERY),
+            Some([b'?', ..]) => return run(bytes, at + 1, query),
             Some([b'%', high, low, ..]) if is(*high, HEX) && is(*low, HEX) => at = run(bytes, at + 3, PATH),
             _ => return at,
         }

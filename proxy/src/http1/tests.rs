@@ -10,7 +10,7 @@ mod properties;
 
 use super::*;
 
-const LIMITS: HeadLimits = HeadLimits { bytes: 8192, fields: 32, line: 2048 };
+const LIMITS: HeadLimits = HeadLimits { bytes: 8192, fields: 32, line: 2048, lenient_query: false };
 
 /// Reads the head of a request that is there in one piece, and the length of its body.
 fn request(text: impl AsRef<[u8]>) -> Result<Option<(RequestLine, Fields)>, HeadError> {

@@ -8,7 +8,10 @@ use std::{borrow::Cow, fmt::Write as _};
 use regex::bytes::Regex;
 use store::model::{HeaderModifier, PathMatch, PathRewrite, PatternSegment, RequestRedirect, Scheme};
 
-use crate::target::{Authority, Target, normal_path};
+use crate::{
+    http1::FieldId,
+    target::{Authority, Target, normal_path},
+};
 
 /// The longest path that a substitution may make, in bytes: one of a few characters can make megabytes of a path.
 const MAX_PATH: usize = 64 * 1024;
@@ -218,6 +221,8 @@ impl Redirect {
 pub(crate) struct FieldChanges {
     /// Names in lower case.
     out: Box<[Box<str>]>,
+    /// Those of them that have a [`FieldId`], as a set.
+    known: u64,
     lines: Box<[u8]>,
 }
 
@@ -229,9 +234,25 @@ impl FieldChanges {
         for field in modifier.set.iter().chain(&modifier.add) {
             let _ = write!(lines, "{}: {}\r\n", field.name, field.value);
         }
-        Self {
-            out: out.map(|name| name.to_ascii_lowercase().into()).collect(),
-            lines: lines.into_bytes().into(),
+        let out: Box<[Box<str>]> = out.map(|name| name.to_ascii_lowercase().into()).collect();
+        let known = out.iter().fold(0, |set, name| set | FieldId::of(name.as_bytes()).bit());
+        Self { out, known: known & !FieldId::Other.bit(), lines: lines.into_bytes().into() }
+    }
+
+    /// True if one of these fields falls out, as a set of [`FieldId::bit`]: a route's word about a field counts more than
+    /// what the gateway would write.
+    pub(crate) const fn drop_any(&self, known: u64) -> bool {
+        self.known & known != 0
+    }
+
+    /// Takes the lines out that were written behind `from` and fall out of the message.
+    pub(crate) fn take_out(&self, text: &mut Vec<u8>, from: usize) {
+        let written = text.split_off(from.min(text.len()));
+        for line in written.split_inclusive(|octet| *octet == b'\n') {
+            let end = line.iter().position(|octet| *octet == b':').unwrap_or(line.len());
+            if !self.drops(&line[..end]) {
+                text.extend_from_slice(line);
+            }
         }
     }
 

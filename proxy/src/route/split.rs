@@ -8,7 +8,7 @@
 use std::{fmt::Write as _, hash::Hasher as _, net::IpAddr};
 
 use siphasher::sip::SipHasher13;
-use store::model::{Name, RouteTarget, SessionPersistence};
+use store::model::{CookieName, Name, RouteTarget, SessionPersistence};
 
 use super::request::Request;
 use crate::cookies::cookie;
@@ -106,7 +106,7 @@ fn network(client: IpAddr) -> [u8; 8] {
 /// A new session of a client that has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewSession {
-    /// What the client is known by from now on; for [`Split::stick`].
+    /// What the client is known by from now on; for [`Split::stick`]. It is the hash of the cookie's value.
     pub(crate) key: u64,
     /// The value of the `Set-Cookie` field that makes it so (RFC 6265 §4.1).
     pub(crate) set_cookie: String,
@@ -125,6 +125,11 @@ impl NewSession {
             set_cookie.push_str("; Secure");
         }
         Some(Self { key: stable_hash(0, value.as_bytes()), set_cookie })
+    }
+
+    /// True if its cookie has this name.
+    pub(crate) fn is_named(&self, name: &CookieName) -> bool {
+        self.set_cookie.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('='))
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use store::model::{
-    DirectResponse, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, RetryOn, Route, RouteLimits,
-    RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade, UrlRewrite, Weight,
+    Balance, DirectResponse, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, RetryOn, Route,
+    RouteLimits, RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade, UrlRewrite,
+    Weight,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -84,6 +85,106 @@ async fn header_fields_are_changed_in_both_directions() {
     let all =
         |name: &str| head.headers.get_all(name).iter().map(|it| it.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!((all("x-set"), all("x-add"), all("x-gone")), (vec!["asked"], vec!["1", "asked"], vec![]));
+}
+
+#[tokio::test]
+async fn what_a_route_says_of_a_field_counts_more_than_what_the_gateway_would_say() {
+    let web = Instance::new("web-1").await;
+    let to_instance = HeaderModifier {
+        set: vec![
+            field("X-Forwarded-Proto", "https"),
+            field("X-Request-Id", "mine"),
+            field("Forwarded", "for=_a"),
+        ],
+        add: vec![field("X-Forwarded-For", "192.0.2.9")],
+        remove: vec!["X-Real-IP".parse().unwrap(), "X-Forwarded-Port".parse().unwrap()],
+    };
+    let to_client = HeaderModifier {
+        set: vec![field("Date", "x")],
+        add: vec![],
+        remove: vec!["X-Request-Id".parse().unwrap()],
+    };
+    let route = Route {
+        request_header_modifier: Some(Box::new(to_instance)),
+        response_header_modifier: Some(Box::new(to_client)),
+        ..plain()
+    };
+    let world = with(route, &[&web]).await;
+    let asked = "GET / HTTP/1.1\r\nHost: web.example.com\r\nForwarded: for=192.0.2.1\r\n\r\n";
+    let answer = world.client().await.ask(asked).await;
+    let head = web.last().head;
+    let all =
+        |name: &str| head.headers.get_all(name).iter().map(|it| it.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(all("x-forwarded-proto"), ["https"]);
+    assert_eq!(all("x-request-id"), ["mine"]);
+    assert_eq!(all("forwarded"), ["for=_a"]);
+    assert_eq!(all("x-forwarded-for"), ["127.0.0.1", "192.0.2.9"], "`add` leaves what is there");
+    assert!(all("x-real-ip").is_empty() && all("x-forwarded-port").is_empty());
+    assert_eq!(all("x-forwarded-host"), ["web.example.com"]);
+    assert_eq!((all("via").len(), all("waypost-hops")), (1, vec!["1"]));
+    let said =
+        |name: &str| answer.fields.iter().filter(|it| it.0 == name).map(|it| &*it.1).collect::<Vec<_>>();
+    assert_eq!((said("date"), said("x-request-id")), (vec!["x"], vec![]));
+    let direct = DirectResponse { status: 200, content_type: "text/plain".into(), body: "a: b\r\n".into() };
+    let modifier = HeaderModifier {
+        set: vec![field("Content-Type", "text/html"), field("X-A", "b")],
+        add: vec![],
+        remove: vec!["X-Request-Id".parse().unwrap()],
+    };
+    let route = Route {
+        to: vec![],
+        direct_response: Some(Box::new(direct)),
+        response_header_modifier: Some(Box::new(modifier)),
+        ..plain()
+    };
+    let answer = with(route, &[]).await.client().await.get("web.example.com", "/").await;
+    let said =
+        |name: &str| answer.fields.iter().filter(|it| it.0 == name).map(|it| &*it.1).collect::<Vec<_>>();
+    assert_eq!(
+        (said("content-type"), said("x-a"), said("x-request-id")),
+        (vec!["text/html"], vec!["b"], vec![])
+    );
+    assert_eq!((said("date").len(), answer.text().as_str()), (1, "a: b\r\n"));
+}
+
+#[tokio::test]
+async fn a_client_stays_with_the_instance_that_its_first_request_went_to() {
+    let (one, two, three) =
+        (Instance::new("one").await, Instance::new("two").await, Instance::new("three").await);
+    let persistence =
+        SessionPersistence::Cookie { session_name: "seat".parse().unwrap(), absolute_timeout: None };
+    let route = Route { session_persistence: Some(Box::new(persistence)), ..plain() };
+    let mut sources = Sources { routes: vec![route], ..sources() };
+    let hash_on = store::model::HashOn::Cookie("seat".parse().unwrap());
+    sources.services[0].balance = Balance::Hash { hash_on, bounded_load: Balance::BOUNDED_LOAD };
+    let web = [&one, &two, &three].map(|it| it.endpoint.clone());
+    let world = World::start_with(alone(|_| {}), sources, &web).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        let first = world.client().await.get("web.example.com", "/").await;
+        let cookie = first.field("set-cookie").unwrap().split(';').next().unwrap();
+        let asked = format!("GET / HTTP/1.1\r\nHost: web.example.com\r\nCookie: {cookie}\r\n\r\n");
+        for _ in 0..3 {
+            assert_eq!(world.client().await.ask(&asked).await.text(), first.text());
+        }
+        seen.insert(first.text());
+    }
+    assert_eq!(seen.len(), 3, "clients are spread over the instances");
+}
+
+#[tokio::test]
+async fn octets_that_urls_do_not_have_are_encoded_in_queries_where_that_is_asked_for() {
+    let web = Instance::new("web-1").await;
+    let asked = "/a?b={\"c\":[1|2]}&d=^`<>\\&e=%7B%";
+    let strict = World::of(&[&web]).await;
+    assert_eq!(strict.get(asked).await.0, 400);
+    let config = alone(|limits| limits.lenient_query = true);
+    let lenient = World::start(config, std::slice::from_ref(&web.endpoint)).await;
+    assert_eq!(lenient.get(asked).await.0, 200);
+    assert_eq!(web.last().head.uri, "/a?b=%7B%22c%22:[1%7C2]%7D&d=%5E%60%3C%3E%5C&e=%7B%");
+    for refused in ["/a{b}", "/a?b=\u{e4}", "/a?b=c#d", "/{?b=c"] {
+        assert_eq!(lenient.get(refused).await.0, 400, "{refused}");
+    }
 }
 
 #[tokio::test]

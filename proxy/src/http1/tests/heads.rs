@@ -278,7 +278,7 @@ fn a_target_has_one_of_the_forms() {
 // RFC 9112 §3: 414. RFC 6585 §5: 431.
 #[test]
 fn large_heads_are_refused_by_what_is_large() {
-    let limits = HeadLimits { bytes: 100, fields: 3, line: 20 };
+    let limits = HeadLimits { bytes: 100, fields: 3, line: 20, lenient_query: false };
     let read = |text: &str| {
         let mut fields = Fields::default();
         read_request(text.as_bytes(), &mut 0, &limits, &mut fields).map(|it| it.map(|it| it.length))
@@ -410,7 +410,7 @@ fn a_head_that_is_not_complete_is_waited_for() {
 
 #[test]
 fn what_comes_octet_by_octet_is_refused_as_soon_as_its_line_or_the_room_ends() {
-    let limits = HeadLimits { bytes: 100, fields: 3, line: 90 };
+    let limits = HeadLimits { bytes: 100, fields: 3, line: 90, lenient_query: false };
     let refused_at = |text: &str| {
         let (mut scanned, mut fields) = (0, Fields::default());
         (1..=text.len()).find_map(|length| {
