@@ -1,6 +1,10 @@
 //! What a Service document says about connections to its instances: TLS, PROXY headers and keep-alive.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rustls::HandshakeKind;
 use store::{
@@ -8,6 +12,10 @@ use store::{
     engine::Endpoint,
     handle::Request,
     model::{BackendTls, KeepAlive, ProxyProtocol, Span},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 
 use super::{
