@@ -374,11 +374,11 @@ fn host(service: usize) -> String {
 }
 
 fn route_host(at: usize) -> String {
-    if at % 10 == 0 { "www.example.com".to_owned() } else { format!("h{at}.example.com") }
+    if at.is_multiple_of(10) { "www.example.com".to_owned() } else { format!("h{at}.example.com") }
 }
 
 fn route_path(at: usize) -> String {
-    if at % 10 == 0 { format!("/team-{}/part-{at}", at % 50) } else { "/api".to_owned() }
+    if at.is_multiple_of(10) { format!("/team-{}/part-{at}", at % 50) } else { "/api".to_owned() }
 }
 
 fn service(at: usize, more: &str) -> String {

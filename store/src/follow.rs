@@ -17,6 +17,7 @@ mod discovery;
 mod drains;
 mod health;
 mod heartbeat;
+mod instance_notes;
 mod metrics;
 mod overflow;
 mod remote;

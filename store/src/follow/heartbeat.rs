@@ -2,12 +2,11 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::Shared;
+use super::{Shared, instance_notes::InstanceNotes};
 use crate::{
-    discovery::InstanceNote,
     drain::{DrainId, NodeHeartbeat, Receipt, ending::Ended},
     engine::{KvOp, Retry, TxnOutcome},
-    handle::{Concern, Handle},
+    handle::Concern,
     keys,
 };
 
@@ -23,7 +22,7 @@ pub(super) async fn follow(
     let mut views = handle.view();
     let mut every = tokio::time::interval(shared.options.heartbeat_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut number = 0;
+    let (mut number, mut notes) = (0, InstanceNotes::default());
     let mut retry = Retry::new("writing this node's heartbeat");
     loop {
         tokio::select! {
@@ -43,7 +42,7 @@ pub(super) async fn follow(
             continue;
         }
         number += 1;
-        let (instances, more_instances) = instance_notes(&handle);
+        let (instances, more_instances) = notes.now(&handle);
         let heartbeat = NodeHeartbeat {
             node: shared.identity.node.clone(),
             site: shared.identity.site.clone(),
@@ -70,23 +69,6 @@ pub(super) async fn follow(
         }
         shared.publisher.concern(Concern::Writing, sent.err());
     }
-}
-
-/// The notes about instances in use, as many as a heartbeat may hold, and the number of further ones.
-fn instance_notes(handle: &Handle) -> (Vec<InstanceNote>, usize) {
-    let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
-    let unresolved = handle.unresolved();
-    let (mut listed, mut more) = (Vec::new(), 0);
-    for service in handle.services_in_use().borrow().iter() {
-        for note in crate::discovery::notes(&handle.service(service).load(), &snapshot, &unresolved) {
-            if listed.len() < NodeHeartbeat::MAX_INSTANCES {
-                listed.push(note);
-            } else {
-                more += 1;
-            }
-        }
-    }
-    (listed, more)
 }
 
 /// True when the node leaves; false when its follower was dropped.

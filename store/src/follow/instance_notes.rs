@@ -1,0 +1,128 @@
+//! The notes about instances that a heartbeat contains.
+//!
+//! They are made of all instances in use, and a node tells its generation with every change of the configuration. So what was
+//! found of each service is kept until its entry or the configuration of it changes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use crate::{
+    discovery::{Entry, InstanceNote, ServiceSlot, notes},
+    drain::NodeHeartbeat,
+    handle::Handle,
+    snapshot::Snapshot,
+};
+
+/// What was found of the services in use.
+#[derive(Default)]
+pub(super) struct InstanceNotes {
+    snapshot: Option<Arc<Snapshot>>,
+    unresolved: Arc<BTreeSet<String>>,
+    services: HashMap<String, Seen>,
+}
+
+struct Seen {
+    slot: Arc<ServiceSlot>,
+    entry: Arc<Entry>,
+    notes: Vec<InstanceNote>,
+}
+
+impl InstanceNotes {
+    /// The notes about instances in use, as many as a heartbeat may hold, and the number of further ones.
+    pub(super) fn now(&mut self, handle: &Handle) -> (Vec<InstanceNote>, usize) {
+        let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
+        let in_use = Arc::clone(&handle.services_in_use().borrow());
+        self.configure(&snapshot, handle.unresolved());
+        self.services.retain(|service, _| in_use.contains(service));
+        let (mut listed, mut more) = (Vec::new(), 0);
+        for service in in_use.iter() {
+            let of = |slot: Arc<ServiceSlot>| {
+                let entry = slot.load();
+                let notes = notes(&entry, &snapshot, &self.unresolved).collect();
+                Seen { slot, entry, notes }
+            };
+            let seen = match self.services.remove(service) {
+                Some(seen) if Arc::ptr_eq(&seen.entry, &seen.slot.load()) => seen,
+                Some(seen) => of(seen.slot),
+                None => of(handle.service(service)),
+            };
+            let room = NodeHeartbeat::MAX_INSTANCES - listed.len();
+            listed.extend(seen.notes.iter().take(room).cloned());
+            more += seen.notes.len().saturating_sub(room);
+            self.services.insert(service.clone(), seen);
+        }
+        (listed, more)
+    }
+
+    /// Forgets what was found of services that are used otherwise now.
+    fn configure(&mut self, snapshot: &Arc<Snapshot>, unresolved: Arc<BTreeSet<String>>) {
+        let before = self.snapshot.replace(Arc::clone(snapshot));
+        let changed = match before {
+            Some(before) if Arc::ptr_eq(&before, snapshot) => Some(BTreeSet::new()),
+            Some(before) => snapshot.services_used_otherwise(&before),
+            None => None,
+        };
+        match changed {
+            Some(changed) if *unresolved == *self.unresolved => {
+                changed.iter().for_each(|service| drop(self.services.remove(service)));
+            }
+            _ => self.services.clear(),
+        }
+        self.unresolved = unresolved;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        board::Board,
+        discovery::Standing,
+        handle::{Clock, channel},
+        testing,
+    };
+
+    #[test]
+    fn they_follow_entries_names_and_the_configuration() {
+        let (handle, publisher) = channel(Clock::default(), std::time::Duration::MAX);
+        let following = handle.follow_services();
+        following.set(["web".to_owned(), "shop".to_owned()].into());
+        let mut found = InstanceNotes::default();
+        let mut now = || {
+            let (notes, more) = found.now(&handle);
+            assert_eq!(more, 0);
+            notes.into_iter().map(|it| format!("{} {}", it.id, it.state)).collect::<Vec<_>>()
+        };
+        let publish = |change: &dyn Fn(&mut model::Sources)| {
+            let mut sources = testing::sources(2, 0);
+            sources.services = vec![testing::service("web"), testing::service("shop")];
+            change(&mut sources);
+            publisher.publish_snapshot(Arc::new(testing::compile(sources, &Board::default())));
+        };
+        let discover = |service: &str, site: &str, address: &str| {
+            let mut endpoint = testing::endpoint(service, &format!("{service}-1"));
+            endpoint.meta.insert("site".into(), site.into());
+            endpoint.address = address.into();
+            let entry = Entry { endpoints: vec![endpoint], standing: Standing::Present, ..Entry::default() };
+            publisher.discovery().slot(service).store(entry);
+        };
+        assert_eq!(now(), [""; 0], "no snapshot");
+        publish(&|_| {});
+        assert_eq!(now(), [""; 0], "no instance");
+        discover("web", "s0", "192.0.2.1");
+        discover("shop", "nowhere", "192.0.2.1");
+        assert_eq!(now(), ["shop-1 unused"]);
+        publish(&|sources| sources.services[0].sites = Some(vec![testing::name("s1")]));
+        assert_eq!(now(), ["shop-1 unused", "web-1 unused"], "the service");
+        publish(&|sources| sources.sites[1].name = testing::name("nowhere"));
+        assert_eq!(now(), ["shop-1 unused"], "a site has another name, where the service does not run");
+        discover("shop", "s0", "shop.internal");
+        assert_eq!(now(), [""; 0]);
+        handle.cannot_resolve(["shop.internal".to_owned()].into());
+        assert_eq!(now(), ["shop-1 unused"]);
+        following.set(["web".to_owned()].into());
+        assert_eq!(now(), [""; 0]);
+    }
+}
