@@ -277,7 +277,7 @@ async fn slow_readers_eject_no_instance_that_gives_up_on_them() {
         let mut client = socket.connect(world.address()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await.unwrap();
         slow.push(tokio::spawn(async move {
-            let mut piece = vec![0; 4 * 1024];
+            let mut piece = vec![0; 16 * 1024];
             while let Ok(1..) = client.read(&mut piece).await {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
