@@ -15,7 +15,9 @@ pub fn lead_to_the_nearest_site_and_an_instance(backing: Backing) -> Result<(), 
         let seen: BTreeSet<String> =
             (0..60).map(|_| demo.get(site.gateway.address)).collect::<Result<_, _>>()?;
         let home: BTreeSet<String> = site.instances.iter().map(|it| it.id.clone()).collect();
-        ensure(seen == home, || format!("site {at}: {seen:?} served, {home:?} are at home"))?;
+        // Not all of them: one whose first response was slow has few requests for a while.
+        let all_at_home = !seen.is_empty() && seen.is_subset(&home);
+        ensure(all_at_home, || format!("site {at}: {seen:?} served, {home:?} are at home"))?;
     }
     Ok(())
 }
