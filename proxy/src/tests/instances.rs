@@ -57,6 +57,20 @@ pub(super) async fn unreachable(id: &str) -> Endpoint {
     at(id, listener.local_addr().unwrap())
 }
 
+/// An address whose listener has a full queue, so that dials wait for as long as the second value lives.
+pub(super) async fn full(id: &str) -> (Endpoint, (TcpListener, Vec<TcpStream>)) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    let short = std::time::Duration::from_millis(200);
+    while let Ok(Ok(stream)) = tokio::time::timeout(short, TcpStream::connect(address)).await {
+        held.push(stream);
+    }
+    (at(id, address), (listener, held))
+}
+
 fn at(id: &str, address: SocketAddr) -> Endpoint {
     Endpoint { id: id.into(), ..endpoint("web", address.port()) }
 }

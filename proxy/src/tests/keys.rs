@@ -74,21 +74,9 @@ async fn connections_are_upgraded_to_what_a_route_lists() {
 
 #[tokio::test]
 async fn a_route_has_a_time_to_connect() {
-    // Its queue is full, so that further dials wait.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut held = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address)).await
-    {
-        held.push(stream);
-    }
+    let (endpoint, _full) = super::instances::full("web-1").await;
     let connect = Some(Span(SHORT));
     let sources = Sources { routes: vec![timed(Timeouts { connect, ..Timeouts::default() })], ..sources() };
-    let mut endpoint = super::instances::unreachable("web-1").await;
-    endpoint.port = address.port();
     let config = alone(|it| (it.connect_timeout, it.retries) = (Duration::from_secs(600), 0));
     let world = World::start_with(config, sources, &[endpoint]).await;
     let (status, text) = world.get("/").await;

@@ -286,22 +286,10 @@ async fn a_route_has_times_of_its_own() {
 
 #[tokio::test]
 async fn a_dial_without_time_left_has_not_failed() {
-    // Its queue is full, so that further dials wait.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut held = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address)).await
-    {
-        held.push(stream);
-    }
+    let (endpoint, _full) = super::instances::full("web-1").await;
     let timeouts = Timeouts { request: Some(Span(Duration::from_millis(50))), ..Timeouts::default() };
     let sources =
         Sources { routes: vec![Route { timeouts: Some(Box::new(timeouts)), ..plain() }], ..sources() };
-    let mut endpoint = super::instances::unreachable("web-1").await;
-    endpoint.port = address.port();
     let world = World::start_with(alone(|_| {}), sources, &[endpoint]).await;
     for _ in 0..5 {
         let (status, text) = world.get("/").await;
