@@ -110,7 +110,7 @@ async fn run(size: Size) {
     );
     let nothing = Watched::during(address, async { tokio::time::sleep(Duration::from_secs(2)).await }).await;
     println!("none       {:>24} {:>8} {:>8} {:>18} {:>12}", "", "", "", "", shown(nothing.0));
-    change_routes(&engine, &handle, address, size).await;
+    change_routes(&engine, address, size).await;
     change_services(&engine, &handle, address, size).await;
     change_instances(&engine, address, size, port).await;
     drop(gateway);
@@ -151,7 +151,7 @@ fn shown(time: Duration) -> String {
 /// The node has taken a change and is idle again: what comes after the answer is part of the change's cost.
 const SETTLES: Duration = Duration::from_millis(60);
 
-async fn change_routes(engine: &Arc<Embedded>, handle: &Handle, address: SocketAddr, size: Size) {
+async fn change_routes(engine: &Arc<Embedded>, address: SocketAddr, size: Size) {
     let row = Watched::during(address, async {
         let mut row = Row::new("route");
         let mut client = Client::new(address);
@@ -170,7 +170,6 @@ async fn change_routes(engine: &Arc<Embedded>, handle: &Handle, address: SocketA
     });
     let (longest, row) = row.await;
     row.print(longest);
-    let _ = handle;
 }
 
 async fn change_services(engine: &Arc<Embedded>, handle: &Handle, address: SocketAddr, size: Size) {

@@ -119,10 +119,7 @@ fn note_wait_in_vain(exchange: &Exchange<'_>, failure: &Failure, instance: &Inst
     if !given_up || exchange.sent() != Sent::All {
         return;
     }
-    let (took, now) = (exchange.took(), exchange.worker.shared.handle.now());
-    if took.as_micros() >= u128::from(instance.vitals.latency.micros(now)) {
-        instance.vitals.latency.observe(took, now);
-    }
+    instance.vitals.latency.observe_at_least(exchange.took(), exchange.worker.shared.handle.now());
 }
 
 /// Reports a response whose body was not passed on to its end, and says why in the log.
@@ -237,10 +234,6 @@ async fn attempt_in_turn(
             }
             outcome => outcome,
         };
-        if matches!(tried, Err(Failure::ClientGone)) && exchange.sent() == Sent::All {
-            // It took longer than this client waits.
-            instance.vitals.latency.observe_at_least(exchange.took(), clock.now());
-        }
         worker.count(attempts.report(&instance, said, took, clock.now()));
         let mut again = FailedAttempt {
             outcome,

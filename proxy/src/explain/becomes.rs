@@ -129,7 +129,7 @@ fn differences(asked: &[String], sent: Vec<String>) -> HeadChanges {
     });
     let removed = removed.cloned().collect();
     let added = sent.into_iter().zip(kept).filter(|(_, kept)| !kept).map(|(line, _)| line);
-    // The one of this explanation is nobody's.
+    // The id of this explanation belongs to no request.
     let made = |line: String| match line.split_once(": ") {
         Some((name @ "x-request-id", _)) => format!("{name}: (a new one)"),
         _ => line,
