@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use store::model::{BackendTls, ClientCertificate};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -321,4 +321,64 @@ async fn files_of_services_are_read_again() {
     drop(backend);
     backends.reread();
     assert!(backends.get(&settings("a.example")).tls().unwrap_err().contains("own.pem"), "it was forgotten");
+}
+
+/// The suite that a server chooses for a client which offers these, in this order.
+async fn chosen(offered: &[CipherSuite]) -> CipherSuite {
+    let authority = Authority::new();
+    let server = showing(&ServerSettings::new(vec![authority.issue(&["a.example"])]));
+    let mut provider = CryptoProvider::clone(&provider());
+    let all = provider.cipher_suites.clone();
+    let find = |suite: &CipherSuite| *all.iter().find(|it| it.suite() == *suite).unwrap();
+    provider.cipher_suites = offered.iter().map(find).collect();
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(Version::Tls12.and_newer())
+        .unwrap()
+        .with_root_certificates(roots(authority.pem.as_bytes()).unwrap())
+        .with_no_client_auth();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = "a.example".try_into().unwrap();
+    let acceptor = server.acceptor().unwrap();
+    let (client, server) = tokio::join!(connector.connect(name, stream), acceptor.accept(accepted));
+    client.unwrap();
+    server.unwrap().get_ref().1.negotiated_cipher_suite().unwrap().suite()
+}
+
+#[tokio::test]
+async fn the_quickest_suite_is_chosen_and_chacha20_for_clients_without_instructions_for_aes() {
+    use CipherSuite as Is;
+    let (large, small, chacha) =
+        (Is::TLS13_AES_256_GCM_SHA384, Is::TLS13_AES_128_GCM_SHA256, Is::TLS13_CHACHA20_POLY1305_SHA256);
+    for (offered, expected) in [
+        // As OpenSSL does, and browsers, and browsers of small devices.
+        (&[large, chacha, small][..], small),
+        (&[small, large, chacha], small),
+        (&[chacha, small, large], chacha),
+        (&[large, chacha], large),
+        (&[large], large),
+    ] {
+        assert_eq!(chosen(offered).await, expected, "of {offered:?}");
+    }
+    let (large, small, chacha) = (
+        Is::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        Is::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        Is::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    );
+    assert_eq!(chosen(&[large, chacha, small]).await, small);
+    assert_eq!(chosen(&[chacha, small, large]).await, chacha);
+    // The newer version is more than the quicker suite.
+    assert_eq!(chosen(&[small, Is::TLS13_AES_256_GCM_SHA384]).await, Is::TLS13_AES_256_GCM_SHA384);
+}
+
+#[test]
+fn a_value_without_a_meaning_does_not_hide_what_a_client_prefers() {
+    let chacha = CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
+    let aes = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let grease = CipherSuite::from(0x0a0a);
+    assert!(server::prefers_chacha20(&[grease, chacha, aes]));
+    assert!(!server::prefers_chacha20(&[grease, aes, chacha]));
+    assert!(!server::prefers_chacha20(&[grease]) && !server::prefers_chacha20(&[]));
 }
