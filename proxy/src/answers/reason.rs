@@ -64,10 +64,6 @@ reasons! {
     // Requests that are refused.
     BadRequest 400 "bad_request" "Bad request" "the request is malformed" [Closes];
     BodyIncomplete 400 "body_incomplete" "Request body incomplete" "the request's body ended early" [Closes];
-    PlainHttp 400 "plain_http" "TLS expected" "plain HTTP was sent to a port where clients speak TLS" [Closes];
-    Denied 403 "denied" "Not allowed" "this client may not use this route";
-    CertificateRequired 403 "certificate_required" "Client certificate required" "this host requires a client certificate";
-    UpgradeRefused 403 "upgrade_refused" "Upgrade not allowed" "the connection may not change its protocol on this route";
     NoRoute 404 "no_route" "No route" "no route leads to a service for this request";
     MethodNotServed 405 "method_not_served" "Method not served" "the gateway does not answer this method itself";
     HeadTimeout 408 "head_timeout" "Request too slow" "the client did not send its request's head in time" [Closes];
@@ -75,20 +71,17 @@ reasons! {
     BodyTooLarge 413 "body_too_large" "Request body too large" "the request's body is larger than allowed" [Closes];
     UriTooLong 414 "uri_too_long" "URL too long" "the request's target is longer than allowed" [Closes];
     ExpectationFailed 417 "expectation_failed" "Expectation failed" "the only expectation that is met here is 100-continue" [Closes];
-    Misdirected 421 "misdirected" "Misdirected request" "this host is not served on a connection for another host" [Closes];
     TlsRequired 426 "tls_required" "TLS required" "this host is served over TLS only";
-    RateLimited 429 "rate_limited" "Too many requests" "this client sends too many requests" [Soon];
     ClientConnections 429 "client_connections" "Too many connections" "this client has too many connections" [Closes Soon];
     HeadTooLarge 431 "head_too_large" "Request head too large" "the request's head is larger than allowed" [Closes];
     NotImplemented 501 "not_implemented" "Not implemented" "the request needs something that the gateway does not do" [Closes];
     VersionNotSupported 505 "version_not_supported" "HTTP version not supported" "the request's version of HTTP is not spoken here" [Closes];
 
     // Requests that no instance was asked for.
-    Internal 500 "internal" "Defect of the gateway" "the gateway failed by a defect of its own" [Closes];
     TooManyConnections 503 "too_many_connections" "Too many connections" "the gateway has too many connections" [Closes Soon];
     NoSnapshot 503 "no_snapshot" "Not ready" "no snapshot yet: the gateway has not read its configuration" [Soon];
-    ShuttingDown 503 "shutting_down" "Shutting down" "the gateway is shutting down" [Closes Soon];
     CutAtShutdown 503 "cut_at_shutdown" "Cut at shutdown" "the gateway's time to shut down ended before this request did" [Closes Soon];
+    CutAtDrain 503 "cut_at_drain" "Cut at a drain" "an instance of $ was drained, and the time for that ended before this request did" [Soon];
     NoService 503 "no_service" "No such service" "this route leads to $, which is not known" [Soon];
     NoWeight 503 "no_weight" "No destination" "every weight of this route is zero";
     NoInstance 503 "no_instance" "No instance" "no instance of $ can be used" [Soon];

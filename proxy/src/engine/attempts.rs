@@ -73,9 +73,6 @@ pub(crate) async fn forward(
                 first_byte: Some(first_byte),
                 ..Became::default()
             });
-            if matches!(broken, Some(Broken::Cut)) && reason.is_none() {
-                log_cut(exchange.client, plan, &instance);
-            }
             worker.buffers.give_back_text(exchange.upload.into_text());
             done
         }
@@ -89,8 +86,6 @@ pub(crate) async fn forward(
             exchange.log(Became { instance: instance_id, ..became });
             if let Some(reason) = reason {
                 log_broken(worker, (plan, &instance), reason, &ended.words);
-            } else if ended.is_cut {
-                log_cut(exchange.client, plan, &instance);
             }
             if ended.is_whole { Done::Close } else { Done::Abort }
         }
@@ -141,7 +136,7 @@ fn broke_off(
             (Is::ClientSlow, Some(Reason::ClientNotReading))
         }
         Broken::Sink(_) => (Is::ClientGone, Some(Reason::ClientGone)),
-        Broken::Cut => (Is::Excluded, worker.cuts_all().then_some(Reason::CutAtShutdown)),
+        Broken::Cut => (Is::Excluded, Some(worker.reason_of_cut())),
         // The route's own time was over; the instance may be as fast as it can.
         Broken::Over(Late::Try) => (Is::BodyStalled, Some(Reason::PerTryTimeout)),
         Broken::Over(_) => (Is::ClientSlow, Some(Reason::TotalTimeout)),
@@ -294,13 +289,6 @@ async fn attempt_in_turn(
     }
 }
 
-fn log_cut(client: &Client, plan: &Plan, instance: &Instance) {
-    tracing::warn!(
-        peer = %client.peer, service = plan.service(), instance = instance.endpoint.id,
-        "a request was cut at the deadline of a drain"
-    );
-}
-
 /// The cause of a failure, for the client, the log and the metrics.
 fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) -> Cause<'a> {
     let (reason, words): (Reason, Cow<'a, str>) = match failure {
@@ -317,9 +305,7 @@ fn cause<'a>(plan: &'a Plan, failure: Option<&'a Failure>, instance: &'a str) ->
         Some(Failure::QueueFull) => (Reason::QueueFull, "".into()),
         Some(Failure::QueueLate) => (Reason::QueueTimeout, "".into()),
         Some(Failure::Excluded) => (Reason::NoInstance, "its last instance was drained".into()),
-        Some(Failure::Cut) => {
-            (Reason::NoInstance, "its instance was drained, and the time for that is over".into())
-        }
+        Some(Failure::Cut) => (Reason::CutAtDrain, "".into()),
         Some(Failure::Lost { error: None, .. }) => (Reason::Reset, "the connection was closed".into()),
         Some(Failure::Lost { error: Some(error), .. }) => (Reason::Reset, error.to_string().into()),
         Some(Failure::HeadCut) => (Reason::Reset, "the connection ended inside the answer's head".into()),

@@ -34,8 +34,6 @@ pub(crate) struct Ended {
     pub(crate) reason: Option<Reason>,
     /// What exactly happened.
     pub(crate) words: Cow<'static, str>,
-    /// It was cut, because its instance is drained or the gateway stops.
-    pub(crate) is_cut: bool,
     /// Octets of the client and of the instance.
     pub(crate) passed: (u64, u64),
 }
@@ -60,7 +58,7 @@ enum Why {
 impl Why {
     fn reason(&self, worker: &Worker) -> Option<Reason> {
         match self {
-            Self::Cut => worker.cuts_all().then_some(Reason::CutAtShutdown),
+            Self::Cut => Some(worker.reason_of_cut()),
             Self::Idle => Some(Reason::UpgradeIdle),
             Self::Client(_) => Some(Reason::ClientGone),
             Self::Instance(_) => Some(Reason::AnswerCut),
@@ -236,16 +234,10 @@ pub(crate) async fn run(
     in_use.close();
     let passed = (tunnel.up.pump.passed, tunnel.down.pump.passed);
     match ended {
-        Ok(()) => Ended { is_whole: true, reason: None, words: "".into(), is_cut: false, passed },
+        Ok(()) => Ended { is_whole: true, reason: None, words: "".into(), passed },
         Err(why) => {
             why.count(worker);
-            Ended {
-                is_whole: false,
-                reason: why.reason(worker),
-                words: why.words(),
-                is_cut: matches!(why, Why::Cut),
-                passed,
-            }
+            Ended { is_whole: false, reason: why.reason(worker), words: why.words(), passed }
         }
     }
 }

@@ -207,6 +207,11 @@ impl Worker {
         self.upstream.cuts_all.get()
     }
 
+    /// Why requests are cut now.
+    pub(crate) fn reason_of_cut(&self) -> Reason {
+        if self.cuts_all() { Reason::CutAtShutdown } else { Reason::CutAtDrain }
+    }
+
     /// Cuts every request, because the gateway's time to stop is over.
     pub(crate) fn cut_all(&self) {
         self.upstream.cuts_all.set(true);

@@ -6,6 +6,7 @@ use store::{drain::Phase, handle::Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
+    client::Client,
     instances::{Instance, read_all, read_head, silent},
     world::{World, alone},
 };
@@ -197,19 +198,6 @@ async fn repetitions_have_limits() {
     assert_eq!((world.met(Limit::Buffer), world.met(Limit::Retries)), (1, 1));
 }
 
-#[tokio::test]
-async fn what_a_drain_cuts_is_counted() {
-    let stuck = Instance::new("stuck").await;
-    let mut world = limited(|it| it.drain_deadline = SHORT, &stuck).await;
-    let mut client = world.client().await;
-    client.send("GET /held HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
-    eventually("it is in flight", || stuck.count() == 1).await;
-    world.drains(7, &[drain("d", stuck.endpoint.clone(), Phase::Draining)]);
-    assert_eq!(client.answer().await.status, 503);
-    let Request::Receipt(_) = world.request().await else { panic!("another request") };
-    assert_eq!((world.met(Limit::Drain), world.met(Limit::Shutdown)), (1, 0));
-}
-
 /// A gateway with an access log, and the lines of it.
 async fn logged(config: Config, web: &Instance) -> (World, impl Fn() -> Vec<serde_json::Value>) {
     let folder = tempfile::tempdir().unwrap();
@@ -223,8 +211,8 @@ async fn logged(config: Config, web: &Instance) -> (World, impl Fn() -> Vec<serd
     (world, lines)
 }
 
-#[tokio::test]
-async fn what_a_shutdown_cuts_is_told_to_the_client_the_log_and_the_metrics() {
+/// An instance that answers `/streams` in part, switches protocols at `/up`, and says nothing else.
+async fn stuck() -> Instance {
     let serve = |mut stream: tokio::net::TcpStream, _| async move {
         let head = read_head(&mut stream).await;
         if head.contains(" /streams ") {
@@ -235,9 +223,11 @@ async fn what_a_shutdown_cuts_is_told_to_the_client_the_log_and_the_metrics() {
         }
         read_all(stream).await;
     };
-    let web = Instance::scripted("web-1", serve).await;
-    let config = Config { shutdown_deadline: SHORT, ..alone(|it| it.small_answer = 0) };
-    let (mut world, lines) = logged(config, &web).await;
+    Instance::scripted("web-1", serve).await
+}
+
+/// Clients with a request that waits for its answer, one whose answer has begun, and an upgraded connection.
+async fn three_in_flight(world: &World) -> [Client; 3] {
     let (mut waits, mut streams, mut up) = (world.client().await, world.client().await, world.client().await);
     waits.send(GET).await;
     streams.send("GET /streams HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
@@ -245,6 +235,45 @@ async fn what_a_shutdown_cuts_is_told_to_the_client_the_log_and_the_metrics() {
     assert_eq!(up.answer().await.status, 101);
     assert!(streams.stream.read(&mut [0; 10]).await.unwrap() > 0);
     eventually("all are in flight", || world.metrics().in_flight.get() == 3).await;
+    [waits, streams, up]
+}
+
+/// The paths and reasons of three lines of the access log, in order.
+async fn three(lines: impl Fn() -> Vec<serde_json::Value>) -> Vec<String> {
+    eventually("the lines are there", || lines().len() == 3).await;
+    let mut said: Vec<_> = lines()
+        .iter()
+        .map(|it| format!("{} {}", it["path"].as_str().unwrap(), it["reason"].as_str().unwrap_or("none")))
+        .collect();
+    said.sort();
+    said
+}
+
+#[tokio::test]
+async fn what_a_drain_cuts_is_told_to_the_client_the_log_and_the_metrics() {
+    let web = stuck().await;
+    let config = alone(|it| (it.small_answer, it.drain_deadline) = (0, SHORT));
+    let (mut world, lines) = logged(config, &web).await;
+    let [mut waits, mut streams, mut up] = three_in_flight(&world).await;
+    world.drains(7, &[drain("d", web.endpoint.clone(), Phase::Draining)]);
+    let answer = waits.answer().await;
+    assert_eq!(answer.status, 503);
+    let body = String::from_utf8_lossy(&answer.body);
+    assert!(body.contains("drained"), "{body}");
+    assert!(streams.answer_to(false).await.is_err(), "it does not look complete");
+    assert!(up.is_closed().await);
+    let Request::Receipt(_) = world.request().await else { panic!("another request") };
+    assert_eq!((world.met(Limit::Drain), world.met(Limit::Shutdown)), (3, 0));
+    assert_eq!((world.failed(Reason::CutAtDrain), world.failed(Reason::NoInstance)), (3, 0));
+    assert_eq!(three(lines).await, ["/ cut_at_drain", "/streams cut_at_drain", "/up cut_at_drain"]);
+}
+
+#[tokio::test]
+async fn what_a_shutdown_cuts_is_told_to_the_client_the_log_and_the_metrics() {
+    let web = stuck().await;
+    let config = Config { shutdown_deadline: SHORT, ..alone(|it| it.small_answer = 0) };
+    let (mut world, lines) = logged(config, &web).await;
+    let [mut waits, mut streams, mut up] = three_in_flight(&world).await;
     world.proxy.shut_down();
     let answer = waits.answer().await;
     assert_eq!((answer.status, answer.field("connection")), (503, Some("close")));
@@ -252,13 +281,7 @@ async fn what_a_shutdown_cuts_is_told_to_the_client_the_log_and_the_metrics() {
     assert!(up.is_closed().await);
     tokio::time::timeout(Duration::from_secs(5), &mut world.running).await.unwrap().unwrap().unwrap();
     assert_eq!((world.met(Limit::Shutdown), world.failed(Reason::CutAtShutdown)), (3, 3));
-    eventually("the lines are there", || lines().len() == 3).await;
-    let mut said: Vec<_> = lines().iter().map(|it| format!("{} {}", it["path"], it["reason"])).collect();
-    said.sort();
-    assert_eq!(
-        said,
-        ["\"/\" \"cut_at_shutdown\"", "\"/streams\" \"cut_at_shutdown\"", "\"/up\" \"cut_at_shutdown\""]
-    );
+    assert_eq!(three(lines).await, ["/ cut_at_shutdown", "/streams cut_at_shutdown", "/up cut_at_shutdown"]);
 }
 
 /// An instance that switches to a protocol in which it says "hi" and then does this.
