@@ -112,6 +112,8 @@ pub(crate) struct Pump {
     sink: Sink,
     /// The source's last octet is in the buffer.
     complete: bool,
+    /// Our side of the connection ends behind the body.
+    last: bool,
     /// The last read filled its buffer, so there is more than fits into a small one.
     plenty: bool,
     /// Octets of the body that may still come.
@@ -138,6 +140,7 @@ impl Pump {
             back: Vec::new(),
             back_written: 0,
             complete: matches!(source, Source::Sized(0)),
+            last: false,
             source,
             sink,
             plenty: false,
@@ -150,6 +153,12 @@ impl Pump {
     /// Refuses bodies of more than this many octets.
     pub(crate) const fn allow(mut self, octets: u64) -> Self {
         self.allowed = octets;
+        self
+    }
+
+    /// Whether our side of the connection ends at once when the body is written.
+    pub(crate) const fn last(mut self, last: bool) -> Self {
+        self.last = last;
         self
     }
 
@@ -341,7 +350,10 @@ impl Pump {
             slices[count] = IoSlice::new(part);
             count += 1;
         }
-        let written = ready!(to.poll_write(cx, &slices[..count])).map_err(Broken::Sink)?;
+        let slices = &slices[..count];
+        let ends = self.last && self.complete;
+        let written = if ends { to.poll_write_last(cx, slices) } else { to.poll_write(cx, slices) };
+        let written = ready!(written).map_err(Broken::Sink)?;
         if written == 0 {
             return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
         }

@@ -31,7 +31,7 @@ impl Exchange<'_> {
         let instance_sends = Demand { silent: self.times.idle, rate: 0, grace: limits.rate_grace };
         let client_takes =
             Demand { silent: limits.send_timeout, rate: limits.min_response_rate, grace: limits.rate_grace };
-        let mut download = Pump::new(text, response.source, response.sink);
+        let mut download = Pump::new(text, response.source, response.sink).last(!response.keep_alive);
         let mut whole = None;
         if let (Some(length), true) = (response.length, self.uploaded) {
             // What is complete needs its instance no longer: a slow client must not keep it in use.
