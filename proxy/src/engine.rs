@@ -14,6 +14,7 @@ pub(crate) mod arrival;
 pub(crate) mod asked;
 mod attempts;
 pub(crate) mod buffer;
+mod cached_time;
 pub(crate) mod client;
 pub(crate) mod connection;
 mod copies;
@@ -38,6 +39,7 @@ pub(crate) mod stream;
 pub(crate) mod timer;
 pub(crate) mod times;
 mod tunnel;
+
 mod unread;
 pub(crate) mod upstream;
 mod waiting;

@@ -90,11 +90,11 @@ fn spawn(worker: &Rc<Worker>, accepted: Accepted) {
     };
     let arrived = Arrived { stream, peer, local, listener };
     let open = worker.count_connection();
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    let (worker, time) = (Rc::clone(worker), Rc::clone(&worker.time));
+    tokio::task::spawn_local(time.of(async move {
         if let Some(client) = arrival::establish(&worker, arrived, &mut place).await {
             connection::serve(worker, client).await;
         }
         drop((place, open));
-    });
+    }));
 }

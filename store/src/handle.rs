@@ -59,7 +59,13 @@ impl Clock {
     /// The present moment.
     #[must_use]
     pub fn now(&self) -> Moment {
-        self.wall.after(self.started.elapsed())
+        self.at(Instant::now())
+    }
+
+    /// The moment of an instant.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> Moment {
+        self.wall.after(instant.saturating_duration_since(self.started))
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::{borrow::Cow, io::ErrorKind, rc::Rc, sync::Arc};
 
-use tokio::time::Instant;
-
 use super::{
     asked::Asked,
     client::Client,
@@ -40,9 +38,9 @@ pub(crate) async fn forward(
     timer: &Timer,
     fields: &mut Fields,
 ) -> Done {
-    let now = Instant::now();
+    let now = worker.time.now();
     let percent = plan.route.document.retry.as_deref().and_then(|it| it.budget_percent).map(|it| it.0);
-    worker.with_budget(plan.backend, |budget| budget.earn(percent, worker.shared.handle.now()));
+    worker.with_budget(plan.backend, |budget| budget.earn(percent, worker.time.moment()));
     let mut exchange = Exchange::new(worker, client, (plan, text), timer, fields, now);
     let mut attempts = Attempts::new(plan.target);
     let mut asked_last = String::new();
@@ -102,7 +100,7 @@ pub(crate) async fn forward(
             give_up(worker, client, (plan, rest), (failure, &asked_last), timer).await
         }
     };
-    worker.count(attempts.end(worker.shared.handle.now()));
+    worker.count(attempts.end(worker.time.moment()));
     done
 }
 
@@ -114,7 +112,7 @@ fn note_wait_in_vain(exchange: &Exchange<'_>, failure: &Failure, instance: &Inst
     if !given_up || exchange.sent() != Sent::All {
         return;
     }
-    instance.vitals.latency.observe_at_least(exchange.took(), exchange.worker.shared.handle.now());
+    instance.vitals.latency.observe_at_least(exchange.took(), exchange.worker.time.moment());
 }
 
 /// Reports a response whose body was not passed on to its end, and says why in the log.
@@ -146,7 +144,7 @@ fn broke_off(
     }
     // An instance that waits for the rest of a body which the client does not send has not failed by itself.
     let outcome = if clients { Is::ClientStalled } else { outcome };
-    let now = worker.shared.handle.now();
+    let now = worker.time.moment();
     if let Some(reason) = reason {
         log_broken(worker, (plan, instance), reason, &broken.words());
     }
@@ -160,7 +158,7 @@ fn log_broken(worker: &Worker, (plan, instance): (&Plan, &Instance), reason: Rea
     if reason.status() >= 500 {
         let (service, request_id) = (plan.service(), plan.asked.id.as_bytes());
         let failed = Failed { reason, service, instance: &instance.endpoint.id, words, request_id };
-        worker.shared.failures.log(&failed, worker.shared.handle.now());
+        worker.shared.failures.log(&failed, worker.time.moment());
     }
 }
 
@@ -171,13 +169,12 @@ async fn attempt_in_turn(
     asked_last: &mut String,
 ) -> Result<(Outcome, Arc<Instance>), Option<Failure>> {
     let (worker, plan) = (exchange.worker, exchange.plan);
-    let clock = &worker.shared.handle;
     let retry_policy = &RetryPolicy::of(plan.route.document.retry.as_deref(), worker.limits().retries);
     let mut repeated = 0;
     let mut fresh = false;
     let mut failed: Result<(Outcome, Arc<Instance>), Option<Failure>> = Err(None);
     let pick = |attempts: &Attempts| {
-        let context = PickContext { tried: attempts.tried(), key: plan.key, now: clock.now() };
+        let context = PickContext { tried: attempts.tried(), key: plan.key, now: worker.time.moment() };
         if worker.cuts_all() {
             return Err(NoPick::AllTried);
         }
@@ -229,7 +226,7 @@ async fn attempt_in_turn(
             }
             outcome => outcome,
         };
-        worker.count(attempts.report(&instance, said, took, clock.now()));
+        worker.count(attempts.report(&instance, said, took, worker.time.moment()));
         let mut again = FailedAttempt {
             outcome,
             sent: exchange.sent(),
@@ -245,13 +242,14 @@ async fn attempt_in_turn(
             _ => {
                 if may_be_repeated(&again, retry_policy).is_ok() {
                     // One that is down or ejected is no better than the one that has failed.
-                    let is_fit =
-                        |it: &Picked| it.in_flight.instance().vitals.condition(clock.now()) == Condition::Fit;
+                    let is_fit = |it: &Picked| {
+                        it.in_flight.instance().vitals.condition(worker.time.moment()) == Condition::Fit
+                    };
                     next = pick(attempts).ok().filter(is_fit);
                     again.another = next.is_some();
                 }
                 worker.with_budget(plan.backend, |budget| {
-                    may_retry(&again, retry_policy, budget, clock.now(), fastrand::f64())
+                    may_retry(&again, retry_policy, budget, worker.time.moment(), fastrand::f64())
                 })
             }
         };

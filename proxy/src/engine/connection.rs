@@ -55,7 +55,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut client: Client) {
 
 /// Waits until the client sends something; false when it has ended the connection, or stayed idle for too long.
 async fn wait(worker: &Worker, client: &mut Client, timer: &Timer) -> bool {
-    let until = Instant::now() + worker.limits().client_idle;
+    let until = worker.time.now() + worker.limits().client_idle;
     poll_fn(|cx| {
         loop {
             if client.input.is_some() {
@@ -86,7 +86,7 @@ async fn wait(worker: &Worker, client: &mut Client, timer: &Timer) -> bool {
 async fn serve_requests(worker: &Rc<Worker>, client: &mut Client, timer: &Timer) -> Next {
     let mut fields = worker.fields.take();
     let next = loop {
-        timer.set(Instant::now() + WARM);
+        timer.set(worker.time.now() + WARM);
         let read = client.read_head(&mut fields, &worker.buffers, worker.limits(), timer).await;
         let line = match read {
             HeadRead::Complete(line) => line,

@@ -242,7 +242,7 @@ impl<'a> Exchange<'a> {
 
     /// The time that is left for the request in all.
     pub(crate) fn left(&self) -> Duration {
-        self.times.total.map_or(Duration::MAX, |it| it.saturating_duration_since(Instant::now()))
+        self.times.total.map_or(Duration::MAX, |it| it.saturating_duration_since(self.worker.time.now()))
     }
 
     /// The client has to send more of the body before anything else can happen.
@@ -261,7 +261,7 @@ impl<'a> Exchange<'a> {
 
     /// How long ago the request began.
     pub(crate) fn since_begun(&self) -> Duration {
-        self.begun.elapsed()
+        self.worker.time.now().saturating_duration_since(self.begun)
     }
 
     /// How long the request waited for an instance: for a place, and for attempts in vain.
@@ -289,7 +289,7 @@ impl<'a> Exchange<'a> {
 
     /// How long the instance took to answer.
     pub(crate) fn took(&self) -> Duration {
-        self.asked.elapsed()
+        self.worker.time.now().saturating_duration_since(self.asked)
     }
 
     /// Most of the time that the request may take in all was this attempt's.
@@ -334,7 +334,7 @@ impl<'a> Exchange<'a> {
         self.upload.restart();
         (self.uploaded, self.refused, self.unread, self.encrypted) = (false, false, false, false);
         self.reach(&mut in_use, &addresses, fresh).await?;
-        self.answers_from(Instant::now());
+        self.answers_from(self.worker.time.now());
         self.interim = 0;
         // The time until here was not the client's.
         self.patience = upload_patience(self.worker.limits(), self.asked);
@@ -449,12 +449,12 @@ impl<'a> Exchange<'a> {
             self.upload.poll(cx, from, &mut connection.stream, buffers).map_ok(|()| true)
         };
         match sent {
-            Poll::Pending => self.patience.note(&self.upload, Instant::now()),
+            Poll::Pending => self.patience.note(&self.upload, self.worker.time.now()),
             Poll::Ready(Ok(whole)) => {
                 self.uploaded = whole;
                 if whole {
                     if self.plan.asked.body != BodyLength::None {
-                        self.answers_from(Instant::now());
+                        self.answers_from(self.worker.time.now());
                     }
                     if self.mirror.is_some() {
                         self.mirror();
@@ -463,7 +463,7 @@ impl<'a> Exchange<'a> {
             }
             Poll::Ready(Err(Broken::Sink(_) | Broken::Cut | Broken::Over(_))) => {
                 self.refused = true;
-                self.answers_from(Instant::now());
+                self.answers_from(self.worker.time.now());
             }
             Poll::Ready(Err(Broken::Short | Broken::Source(_))) => return Err(Failure::ClientShort),
             Poll::Ready(Err(Broken::Chunk(error))) => return Err(Failure::ClientChunk(error)),

@@ -59,7 +59,7 @@ impl Logged {
             texts.extend_from_slice(text);
             texts.len()
         });
-        let (at, begun) = (worker.shared.handle.now(), Instant::now());
+        let (at, begun) = (worker.time.moment(), worker.time.now());
         Box::new(Self { at, begun, client, client_port, scheme, version, texts, ends, always: false })
     }
 
@@ -113,7 +113,7 @@ impl Logged {
             pick: became.pick,
             connect: became.connect,
             first_byte: became.first_byte,
-            total: self.begun.elapsed(),
+            total: worker.time.now().saturating_duration_since(self.begun),
             request_id: id,
             user_agent: self.text(4),
             referer: self.text(5),
@@ -121,6 +121,6 @@ impl Logged {
             hedged: became.hedged,
             mirrored: became.mirrored,
         };
-        log.write(&record, worker.shared.handle.now());
+        log.write(&record, worker.time.moment());
     }
 }

@@ -80,7 +80,7 @@ fn send(worker: &Rc<Worker>, mut copy: Copy, place: PlaceForCopy) {
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let _place = place;
-        let sent = run(&worker, &copy).await;
+        let sent = worker.time.of(run(&worker, &copy)).await;
         let metrics = worker.metrics();
         if sent { &metrics.mirrors } else { &metrics.mirrors_dropped }.increment();
         worker.buffers.give_back_text(copy.text);

@@ -111,10 +111,10 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// The connection to an address that was used last and may be used on these terms, if it is still open.
+    /// The connection to an address that was used last and may be used now and on these terms, if it is still open.
     pub(crate) fn take(
         &mut self,
-        address: SocketAddr,
+        (address, now): (SocketAddr, Instant),
         terms: &Connections,
         admits: impl Fn(&UpstreamConnection) -> bool,
     ) -> Option<UpstreamConnection> {
@@ -126,7 +126,7 @@ impl Pool {
             connection.keep = terms.keep;
             self.count -= 1;
             if connection.is_quiet()
-                && connection.idle_since.elapsed() < connection.usable_for()
+                && now.saturating_duration_since(connection.idle_since) < connection.usable_for()
                 && connection.keep.allows(connection.served)
             {
                 return Some(connection);

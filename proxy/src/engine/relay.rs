@@ -40,7 +40,7 @@ impl Exchange<'_> {
                 self.admitted = None;
             }
         }
-        let relayed_from = Instant::now();
+        let relayed_from = self.worker.time.now();
         let mut patience = Patience::new(instance_sends, client_takes, relayed_from);
         let ended = match whole {
             Some(mut body) => {
@@ -57,7 +57,7 @@ impl Exchange<'_> {
             None => poll_fn(|cx| self.poll_relay(cx, &mut download, &mut in_use, &mut patience)).await,
         };
         self.passed = download.passed;
-        let now = Instant::now();
+        let now = self.worker.time.now();
         // An instance that gives up after its own time to write has not failed by itself.
         self.client_slow = patience.waited_for_sink(now) * 2 >= now.saturating_duration_since(relayed_from);
         self.worker.buffers.give_back_text(download.into_text());

@@ -18,6 +18,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     buffer::Buffers,
+    cached_time::CachedTime,
     dial::{DialError, establish, set_up},
     pool::{Pool, UpstreamConnection},
     pump::release,
@@ -63,6 +64,7 @@ pub(crate) enum Turn {
 pub(crate) struct Upstream {
     shared: Arc<Shared>,
     buffers: Rc<Buffers>,
+    time: Rc<CachedTime>,
     /// The worker's number, under which it acknowledges drains.
     worker: usize,
     published: RefCell<watch::Receiver<Arc<Drains>>>,
@@ -86,11 +88,17 @@ pub(crate) struct Obeyed {
 
 impl Upstream {
     /// No connections yet.
-    pub(crate) fn new(shared: Arc<Shared>, worker: usize, buffers: Rc<Buffers>) -> Rc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        worker: usize,
+        buffers: Rc<Buffers>,
+        time: Rc<CachedTime>,
+    ) -> Rc<Self> {
         let upstream = Rc::new(Self {
             published: RefCell::new(shared.handle.drains()),
             shared,
             buffers,
+            time,
             worker,
             obeyed: RefCell::default(),
             pool: RefCell::default(),
@@ -155,10 +163,10 @@ impl Upstream {
         addresses: &DialAddresses,
         terms: &Connections,
     ) -> Option<UpstreamConnection> {
-        let mut pool = self.pool.borrow_mut();
+        let (mut pool, now) = (self.pool.borrow_mut(), self.time.now());
         let before = pool.len();
         let admits = |it: &UpstreamConnection| terms.admit(it.identity.as_ref(), &instance.endpoint);
-        let connection = addresses.all().iter().find_map(|address| pool.take(*address, terms, admits));
+        let connection = addresses.all().iter().find_map(|address| pool.take((*address, now), terms, admits));
         self.count_closed((before - pool.len()) as usize);
         connection
     }
@@ -199,7 +207,7 @@ impl Upstream {
             return;
         }
         connection.reused = true;
-        connection.idle_since = Instant::now();
+        connection.idle_since = self.time.now();
         let Some(connection) = self.hand_over(connection) else { return };
         if self.pool.borrow_mut().put(connection).is_none() {
             self.shared.metrics.idle.increment();

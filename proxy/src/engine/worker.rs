@@ -21,7 +21,10 @@ use crate::{
         view::{NoPick, PickContext},
     },
     config::Limits,
-    engine::{buffer::Buffers, client::Client, failure::Failure, timer::Wheel, upstream::Upstream},
+    engine::{
+        buffer::Buffers, cached_time::CachedTime, client::Client, failure::Failure, timer::Wheel,
+        upstream::Upstream,
+    },
     http1::{DateCache, Fields},
     limit::Limit,
     metrics::Metrics,
@@ -42,6 +45,7 @@ pub(crate) struct Worker {
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) wheel: Rc<Wheel>,
+    pub(crate) time: Rc<CachedTime>,
     pub(crate) fields: FreeFields,
     date: RefCell<DateCache>,
     ids: RefCell<RequestIds>,
@@ -60,11 +64,12 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
-        let buffers = Buffers::new();
+        let (buffers, time) = (Buffers::new(), Rc::new(CachedTime::new(shared.handle.clock())));
         Rc::new(Self {
             number,
-            upstream: Upstream::new(Arc::clone(&shared), number, Rc::clone(&buffers)),
+            upstream: Upstream::new(Arc::clone(&shared), number, Rc::clone(&buffers), Rc::clone(&time)),
             buffers,
+            time,
             wheel: Wheel::new(),
             fields: FreeFields::default(),
             date: RefCell::default(),
@@ -83,7 +88,7 @@ impl Worker {
 
     /// The present date for a field `Date`.
     pub(crate) fn with_date<T>(&self, then: impl FnOnce(&[u8; 29]) -> T) -> T {
-        then(self.date.borrow_mut().at(self.shared.handle.now()))
+        then(self.date.borrow_mut().at(self.time.moment()))
     }
 
     /// True if a client's connection may serve another request after this one. A client that has ended its side may have sent
@@ -163,7 +168,7 @@ impl Worker {
         let mut budgets = self.budgets.borrow_mut();
         if budgets.len() <= backend {
             let limits = self.limits();
-            let full = RetryBudget::new(limits.retry_percent, limits.retry_floor, self.shared.handle.now());
+            let full = RetryBudget::new(limits.retry_percent, limits.retry_floor, self.time.moment());
             budgets.resize(backend + 1, full);
         }
         then(&mut budgets[backend])
@@ -171,7 +176,7 @@ impl Worker {
 
     /// A new request id.
     pub(crate) fn next_id(&self) -> RequestId {
-        self.ids.borrow_mut().next(self.shared.handle.now())
+        self.ids.borrow_mut().next(self.time.moment())
     }
 
     /// Counts a request that was not served well.
