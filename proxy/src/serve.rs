@@ -92,8 +92,8 @@ fn spawn(worker: &Rc<Worker>, accepted: Accepted) {
     let open = worker.count_connection();
     let (worker, time) = (Rc::clone(worker), Rc::clone(&worker.time));
     tokio::task::spawn_local(time.of(async move {
-        if let Some(client) = arrival::establish(&worker, arrived, &mut place).await {
-            connection::serve(worker, client).await;
+        if let Some(mut client) = arrival::establish(&worker, arrived, &mut place).await {
+            connection::serve(&worker, &mut client).await;
         }
         drop((place, open));
     }));

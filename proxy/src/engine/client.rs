@@ -190,7 +190,7 @@ impl Client {
     }
 
     /// Ends the connection.
-    pub(crate) async fn close(mut self, buffers: &Buffers, timer: &Timer) {
+    pub(crate) async fn close(&mut self, buffers: &Buffers, timer: &Timer) {
         release(&mut self.input, buffers);
         if !self.stream.is_plain() {
             self.shut_down(timer).await;
@@ -208,7 +208,7 @@ impl Client {
     }
 
     /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the response.
-    pub(crate) async fn linger(mut self, buffers: &Buffers, timer: &Timer, silent: Duration) {
+    pub(crate) async fn linger(&mut self, buffers: &Buffers, timer: &Timer, silent: Duration) {
         if !self.shut_down(timer).await || self.ended {
             release(&mut self.input, buffers);
             return;
@@ -236,7 +236,7 @@ impl Client {
     }
 
     /// Ends the connection by a reset: what the client has got must not look complete.
-    pub(crate) fn abort(mut self, buffers: &Buffers) {
+    pub(crate) fn abort(&mut self, buffers: &Buffers) {
         release(&mut self.input, buffers);
         let _ = self.stream.socket().set_zero_linger();
     }

@@ -29,14 +29,15 @@ enum Next {
     End(Done),
 }
 
-/// Serves a client's connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, mut client: Client) {
+/// Serves a client's connection until it ends. By reference, because a future holds what it is given by value twice, and
+/// there is one for each idle connection.
+pub(crate) async fn serve(worker: &Rc<Worker>, client: &mut Client) {
     let timer = worker.wheel.timer();
     let done = loop {
-        if !wait(&worker, &mut client, &timer).await {
+        if !wait(worker, client, &timer).await {
             break Done::Close;
         }
-        match Box::pin(serve_requests(&worker, &mut client, &timer)).await {
+        match Box::pin(serve_requests(worker, client, &timer)).await {
             Next::Idle => {}
             Next::End(done) => break done,
         }
