@@ -56,8 +56,7 @@ impl Version {
     }
 }
 
-/// The cryptography. For a comparison with aws-lc-rs, which is quicker in RSA signatures and AES-GCM on some machines and
-/// needs a C compiler and CMake, it is exchanged here.
+/// The cryptography. AWS-LC was no quicker in handshakes as a whole (`tests/bench/README.md`).
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
