@@ -15,8 +15,7 @@ use rustls::{
     },
     version,
 };
-use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{HTTP_1_1, Identity, Version, names::Names, provider, roots};
@@ -110,9 +109,9 @@ impl ServerSettings {
     }
 }
 
-/// The cryptography, with the suites in the order in which they are chosen: by kind of key and version as they stand, and among
-/// these AES with a key of 128 bits first. Clients of OpenSSL ask for 256 bits first, which costs each full handshake
-/// SHA-384, for which ordinary processors have no instructions: it was 10 % of the handshake.
+/// The cryptography, with the suites in the order in which they are chosen: those of TLS 1.3 before those of 1.2, and among
+/// these AES with a key of 128 bits first. Clients of OpenSSL ask for 256 bits first, which costs each handshake SHA-384, for
+/// which ordinary processors have no instructions.
 fn with_quick_suites_first() -> Arc<CryptoProvider> {
     let mut provider = CryptoProvider::clone(&provider());
     provider.cipher_suites.sort_by_key(|it| (it.version() == &version::TLS12, !is_quick(*it)));
@@ -144,7 +143,6 @@ pub(super) fn prefers_chacha20(suites: &[CipherSuite]) -> bool {
 }
 
 /// Performs the handshake with clients.
-#[derive(Clone)]
 pub(crate) struct Acceptor {
     /// Suites in our order.
     ours: Arc<ServerConfig>,
