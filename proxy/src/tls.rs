@@ -15,15 +15,11 @@ mod der;
 mod identity;
 mod names;
 mod server;
+mod trust;
 
 use std::sync::Arc;
 
-use rustls::{
-    RootCertStore, SupportedProtocolVersion,
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, pem::PemObject as _},
-    version,
-};
+use rustls::{SupportedProtocolVersion, crypto::CryptoProvider, version};
 
 pub(crate) use self::backends::{Backend, Backends};
 pub use self::{
@@ -59,18 +55,6 @@ impl Version {
 /// The cryptography. AWS-LC was no quicker in handshakes as a whole (`tests/bench/README.md`).
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// The certificates to trust in a PEM text: at least one.
-fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut trusted = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let number = trusted.len() + 1;
-        let added = certificate.map_err(|error| error.to_string());
-        let added = added.and_then(|it| trusted.add(it).map_err(|error| error.to_string()));
-        added.map_err(|error| format!("certificate {number} cannot be used: {error}"))?;
-    }
-    if trusted.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(trusted) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
+use rustls::{
+    CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use store::model::{BackendTls, ClientCertificate};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -41,6 +45,12 @@ impl Authority {
     fn issue(&self, names: &[&str]) -> Identity {
         let (chain, key) = self.issue_with(names, |_| {});
         Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap()
+    }
+
+    fn roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        roots
     }
 
     fn trusting(&self) -> ClientSettings {
@@ -169,7 +179,7 @@ async fn tickets_of_tls_1_2_resume_as_well() {
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS12])
         .unwrap()
-        .with_root_certificates(roots(authority.pem.as_bytes()).unwrap())
+        .with_root_certificates(authority.roots())
         .with_no_client_auth();
     let client = ClientTls::of_config(TlsConnector::from(Arc::new(config.clone())));
     for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
@@ -239,6 +249,93 @@ async fn instances_are_verified_unless_it_is_said_otherwise() {
     let error =
         meet(&showing(&ServerSettings::new(vec![expired])), &client(&ours.trusting()), "a.example").await;
     assert!(error.unwrap_err().contains("xpired"));
+}
+
+/// A certificate that is its own authority, as `openssl req -x509` makes it, and its key.
+fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_its_own_authority_is_taken_if_it_is_trusted_itself() {
+    let identity =
+        |(chain, key): &(String, String)| Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
+    let trusting = |pem: &str| ClientSettings {
+        authorities: Some(pem.as_bytes().to_vec()),
+        ..ClientSettings::default()
+    };
+    let (own, other) = (self_signed("a.example", |_| {}), self_signed("a.example", |_| {}));
+    let server = showing(&ServerSettings::new(vec![identity(&own)]));
+    assert!(meet(&server, &client(&trusting(&own.0)), "a.example").await.is_ok());
+    let both = format!("{}{}", other.0, own.0);
+    assert!(meet(&server, &client(&trusting(&both)), "a.example").await.is_ok());
+    let error = meet(&server, &client(&trusting(&own.0)), "b.example").await.unwrap_err();
+    assert!(error.contains("not valid for name"), "{error}");
+    assert!(meet(&server, &client(&trusting(&other.0)), "a.example").await.is_err(), "another one");
+    let old = self_signed("a.example", |it| it.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let server = showing(&ServerSettings::new(vec![identity(&old)]));
+    let error = meet(&server, &client(&trusting(&old.0)), "a.example").await.unwrap_err();
+    assert!(error.contains("xpired"), "{error}");
+
+    // The same of clients.
+    let ours = Authority::new();
+    let server = |pem: &str| {
+        showing(&ServerSettings {
+            client_certificates: ClientCertificates::Required(pem.as_bytes().to_vec()),
+            ..ServerSettings::new(vec![ours.issue(&["a.example"])])
+        })
+    };
+    let showing = |pair| client(&ClientSettings { identity: Some(identity(pair)), ..ours.trusting() });
+    let peer = meet(&server(&own.0), &showing(&own), "a.example").await.unwrap().0.peer.unwrap();
+    assert_eq!(peer, ["a.example"]);
+    assert!(meet(&server(&own.0), &showing(&other), "a.example").await.is_err());
+    assert!(meet(&server(&old.0), &showing(&old), "a.example").await.is_err());
+}
+
+/// Of X.509 version 1, made by `openssl x509 -req` without `-extfile`; valid for a hundred years.
+const VERSION_1: [&str; 2] = [
+    "-----BEGIN CERTIFICATE-----\n\
+     MIIBEzCBuwIUMFyWos/ChjXaC9jiacIZQXgh9cQwCgYIKoZIzj0EAwIwDDEKMAgG\n\
+     A1UEAwwBYTAgFw0yNjExMjgwNjQwMTlaGA8yMTI2MTEwNDA2NDAxOVowDDEKMAgG\n\
+     A1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABKTQEwInV5shmfcb5vYx\n\
+     4NT6VqeW39lGkSGMOessbE4vfvCDlxBrzsLA7QmxLSaQfy6k6VW05VOjaKsfY5Au\n\
+     wiowCgYIKoZIzj0EAwIDRwAwRAIgbfX5+CcQDBD0lcJufluY4mV+c006wVvHpdWO\n\
+     3vqNrNoCIEe60GafzU9tYZqRs6F19LUkJmxEirmNBBhr9aoL+Awl\n\
+     -----END CERTIFICATE-----\n",
+    "-----BEGIN PRIVATE KEY-----\n\
+     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgJ4xxY9Zl1rDWFan5\n\
+     oiZAplV32Jsvwh7N3heCGT1ki3qhRANCAASk0BMCJ1ebIZn3G+b2MeDU+lanlt/Z\n\
+     RpEhjDnrLGxOL37wg5cQa87CwO0JsS0mkH8upOlVtOVTo2irH2OQLsIq\n\
+     -----END PRIVATE KEY-----\n",
+];
+
+#[tokio::test]
+async fn certificates_of_x_509_version_1_are_taken_unverified_and_refused_in_words_else() {
+    let [chain, key] = VERSION_1.map(str::as_bytes);
+    let error = Identity::from_pem(chain, key).unwrap_err();
+    assert!(error.contains("version 1, which has no names; expected version 3"), "{error}");
+    let provider = provider();
+    let key = provider.key_provider.load_private_key(PrivateKeyDer::from_pem_slice(key).unwrap()).unwrap();
+    let pair = CertifiedKey::new(vec![CertificateDer::from_pem_slice(chain).unwrap()], key);
+    let unverified = client(&ClientSettings { unverified: true, ..ClientSettings::default() });
+    for versions in [&[&version::TLS12][..], &[&version::TLS13]] {
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair.clone())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let (client, server) =
+            tokio::join!(unverified.connect("a.example", stream), acceptor.accept(accepted));
+        assert!(client.is_ok() && server.is_ok(), "{versions:?}: {client:?} {server:?}");
+    }
 }
 
 #[test]
@@ -334,7 +431,7 @@ async fn chosen(offered: &[CipherSuite]) -> CipherSuite {
     let config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(Version::Tls12.and_newer())
         .unwrap()
-        .with_root_certificates(roots(authority.pem.as_bytes()).unwrap())
+        .with_root_certificates(authority.roots())
         .with_no_client_auth();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

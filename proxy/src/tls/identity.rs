@@ -44,7 +44,12 @@ impl Identity {
         let wrong = |what: &dyn fmt::Display| format!("the certificate cannot be used: {what}");
         let Validity { not_before, not_after } =
             validity(own).ok_or_else(|| wrong(&"it is not in the form of X.509"))?;
-        let names = EndEntityCert::try_from(own).map_err(|error| wrong(&error))?;
+        let names = EndEntityCert::try_from(own).map_err(|error| match error {
+            webpki::Error::UnsupportedCertVersion => {
+                wrong(&"it is X.509 of version 1, which has no names; expected version 3 (openssl x509 -req makes it with -extfile)")
+            }
+            error => wrong(&error),
+        })?;
         let hosts = names.valid_dns_names().map(str::to_ascii_lowercase).collect();
         let key = match PrivateKeyDer::from_pem_slice(key) {
             Err(rustls::pki_types::pem::Error::NoItemsFound) => {

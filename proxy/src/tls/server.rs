@@ -11,14 +11,14 @@ use rustls::{
     crypto::{CryptoProvider, ring::Ticketer},
     server::{
         NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
-        WebPkiClientVerifier, danger::ClientCertVerifier,
+        danger::ClientCertVerifier,
     },
     version,
 };
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{HTTP_1_1, Identity, Version, names::Names, provider, roots};
+use super::{HTTP_1_1, Identity, Version, names::Names, provider, trust::Trust};
 
 /// What clients are offered.
 #[derive(Clone, Debug)]
@@ -102,10 +102,8 @@ impl ServerSettings {
             ClientCertificates::Optional(pem) => (pem, false),
             ClientCertificates::Required(pem) => (pem, true),
         };
-        let trusted = roots(pem).map_err(|error| format!("the authorities of clients: {error}"))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider());
-        let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
-        verifier.build().map(Some).map_err(|error| format!("the authorities of clients: {error}"))
+        let wrong = |error| format!("the authorities of clients: {error}");
+        Trust::from_pem(pem).and_then(|it| it.of_clients(required)).map(Some).map_err(wrong)
     }
 }
 
