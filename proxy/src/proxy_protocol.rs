@@ -26,6 +26,8 @@ pub(crate) const MAX: usize = START_V2 + MAX_V2_REST;
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The bytes of version 2 before the addresses: signature, version and command, family and protocol, length.
 const START_V2: usize = 16;
+/// The protocol of connections, in the lower half of the octet of family and protocol.
+const STREAM: u8 = 0x01;
 
 /// What a header tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,8 +65,8 @@ pub(crate) enum HeaderError {
     /// Another version or command than 2.0, LOCAL and PROXY.
     #[error("the PROXY header has a version or a command that does not exist")]
     Command,
-    /// Addresses of another kind than TCP over IPv4 or IPv6, and a Unix stream.
-    #[error("the PROXY header tells of a connection that is no stream")]
+    /// A family or a protocol that version 2 does not have.
+    #[error("the PROXY header tells of a kind of connection that does not exist")]
     Family,
     /// Its length does not fit the addresses.
     #[error("the PROXY header is too short for its addresses")]
@@ -163,41 +165,35 @@ fn read_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, HeaderError> {
         // The family and what follows have no meaning (section 2.2); a checksum would.
         return Ok(Some((Header::default(), end)));
     }
-    let (addresses, values) = addresses_v2(family, rest)?;
+    let told = match family {
+        // UNSPEC is told of nothing; what follows has no meaning that we could know.
+        _ if family & 0xf0 == 0 || family & 0x0f == 0 => return Ok(Some((Header::default(), end))),
+        0x11 | 0x12 => addresses_v2::<4>(rest),
+        0x21 | 0x22 => addresses_v2::<16>(rest),
+        // Two paths of Unix sockets, of which there is nothing to tell.
+        0x31 | 0x32 => rest.split_at_checked(216).map(|(_, values)| (None, values)),
+        _ => return Err(HeaderError::Family),
+    };
+    let (addresses, values) = told.ok_or(HeaderError::Short)?;
+    // A datagram is no connection of a client: as if UNSPEC were told (section 2.2).
+    let addresses = addresses.filter(|_| family & 0x0f == STREAM);
     let over_tls = tlv::read(values, header, header.len() - values.len())?;
     Ok(Some((Header { addresses, over_tls }, end)))
 }
 
-/// The addresses of a family, and what follows them.
-fn addresses_v2(family: u8, rest: &[u8]) -> Result<(Option<Addresses>, &[u8]), HeaderError> {
-    let split = |size| rest.split_at_checked(size).ok_or(HeaderError::Short);
-    match family {
-        // UNSPEC.
-        0x00 => Ok((None, rest)),
-        0x11 => {
-            let (block, values) = split(12)?;
-            let (ips, ports) = block.split_at(8);
-            let ip = |at: usize| ips[at..].first_chunk::<4>().map(|it| IpAddr::from(*it));
-            Ok((addresses(ip(0), ip(4), ports), values))
-        }
-        0x21 => {
-            let (block, values) = split(36)?;
-            let (ips, ports) = block.split_at(32);
-            let ip = |at: usize| ips[at..].first_chunk::<16>().map(|it| IpAddr::from(*it));
-            Ok((addresses(ip(0), ip(16), ports), values))
-        }
-        // A Unix stream: two paths of 108 bytes, of which there is nothing to tell.
-        0x31 => split(216).map(|(_, values)| (None, values)),
-        _ => Err(HeaderError::Family),
-    }
-}
-
-fn addresses(source: Option<IpAddr>, destination: Option<IpAddr>, ports: &[u8]) -> Option<Addresses> {
-    let &[a, b, c, d] = ports else { return None };
-    Some(Addresses {
-        source: SocketAddr::new(source?, u16::from_be_bytes([a, b])),
-        destination: SocketAddr::new(destination?, u16::from_be_bytes([c, d])),
-    })
+/// Two addresses of `N` octets and two ports, and what follows them; `None` if there are fewer octets.
+fn addresses_v2<const N: usize>(rest: &[u8]) -> Option<(Option<Addresses>, &[u8])>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let (source, more) = rest.split_first_chunk::<N>()?;
+    let (destination, more) = more.split_first_chunk::<N>()?;
+    let (&[a, b, c, d], values) = more.split_first_chunk::<4>()?;
+    let addresses = Addresses {
+        source: SocketAddr::new((*source).into(), u16::from_be_bytes([a, b])),
+        destination: SocketAddr::new((*destination).into(), u16::from_be_bytes([c, d])),
+    };
+    Some((Some(addresses), values))
 }
 
 #[cfg(test)]

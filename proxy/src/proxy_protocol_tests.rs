@@ -92,6 +92,13 @@ fn headers_of_version_2_are_read() {
         ),
         (v2(0x21, 0x31, &[1; 216]), None, None),
         (v2(0x21, 0x00, &[]), None, None),
+        // Whatever UNSPEC brings is skipped, and so are combinations that tell of no connection (section 2.2).
+        (v2(0x21, 0x00, &[1, 2, 3, 4]), None, None),
+        (v2(0x21, 0x01, &[]), None, None),
+        (v2(0x21, 0x10, &[7; 5]), None, None),
+        (v2(0x21, 0x12, &[&[7; 12][..], &ssl(1)].concat()), None, Some(true)),
+        (v2(0x21, 0x22, &[7; 36]), None, None),
+        (v2(0x21, 0x32, &[1; 216]), None, None),
         (v2(0x20, 0x11, &[7; 3]), None, None),
         (v2(0x20, 0xff, &[]), None, None),
     ] {
@@ -105,9 +112,10 @@ fn other_headers_of_version_2_are_refused() {
     for (header, error) in [
         (v2(0x22, 0x11, &[0; 12]), Command),
         (v2(0x11, 0x11, &[0; 12]), Command),
-        (v2(0x21, 0x12, &[0; 12]), Family),
-        (v2(0x21, 0x32, &[0; 216]), Family),
         (v2(0x21, 0x41, &[0; 12]), Family),
+        (v2(0x21, 0x13, &[0; 12]), Family),
+        (v2(0x21, 0x12, &[0; 11]), Short),
+        (v2(0x21, 0x22, &[0; 35]), Short),
         (v2(0x21, 0x11, &[0; 11]), Short),
         (v2(0x21, 0x21, &[0; 35]), Short),
         (v2(0x21, 0x31, &[0; 215]), Short),
