@@ -41,7 +41,7 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// None yet. `target` is a hash of what is asked for: method, host and path without the query.
+    /// None yet. `target` is a hash of what is asked for: method, host, path and query.
     pub(crate) const fn new(target: u64) -> Self {
         Self { target, tried: Vec::new(), failed: Vec::new(), answered: None }
     }
@@ -68,6 +68,8 @@ impl Attempts {
         match outcome.says() {
             Says::Well => self.answered(instance, took, now),
             Says::Nothing => {
+                // An answer that was not passed on to its end proves nothing.
+                self.answered = None;
                 self.note_tried(instance, outcome);
                 let answers = matches!(
                     outcome,
@@ -93,6 +95,7 @@ impl Attempts {
                 Changed { went_down, ..Changed::default() }
             }
             Says::RequestFailed => {
+                self.answered = None;
                 self.note_tried(instance, outcome);
                 let asks = match outcome {
                     Outcome::Answered { status: 503, retry_after } => retry_after,

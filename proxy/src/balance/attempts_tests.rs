@@ -79,12 +79,14 @@ impl Gateway {
                 answer_begun: false,
                 left: Duration::from_secs(9),
             };
-            if outcome == OK
-                || may_retry(&failed, &RetryPolicy::default(), &mut self.budget, now, 0.0) != Retry::Now
-            {
+            if outcome == OK {
                 break;
             }
-            repeated += 1;
+            match may_retry(&failed, &RetryPolicy::default(), &mut self.budget, now, 0.0) {
+                Retry::Anew => {}
+                Retry::Now => repeated += 1,
+                Retry::After(_) | Retry::No(_) => break,
+            }
         }
         let changed = attempts.end(self.world.now);
         self.note(changed);
@@ -146,6 +148,41 @@ fn clients_that_stop_in_an_upload_eject_no_instance() {
 }
 
 #[test]
+fn a_site_whose_instances_are_all_killed_fails_no_request() {
+    for count in 1..=12 {
+        let home: Vec<_> = (0..count).map(|number| format!("s1 passing i{number}")).collect();
+        let all: Vec<_> = home.iter().map(String::as_str).chain(["s0 passing z"]).collect();
+        let mut gateway = Gateway::of(&all);
+        let killed = |id: &str, _: &str| if id == "z" { OK } else { Outcome::DialRefused };
+        let counts = gateway.requests(50, ("POST", "/"), &killed);
+        assert_eq!(counts, BTreeMap::from([("z".to_owned(), 50)]), "of {count}");
+        assert_eq!(gateway.downs, count, "and all are known to be down");
+    }
+}
+
+// The engine reports the head of an answer as soon as it is there, and then what became of its body.
+#[test]
+fn one_url_whose_answers_break_off_ejects_no_instance() {
+    use Outcome::{BodyCut, BodyStalled, ClientGone, ClientSlow, ClientStalled};
+    for broken in [[BodyCut, ClientStalled], [BodyStalled, ClientSlow], [BodyCut, ClientGone], [BodyCut; 2]] {
+        let mut gateway = Gateway::of(&["s1 passing a", "s1 passing b", "s1 passing c", "s0 passing z"]);
+        for round in 0..100 {
+            gateway.world.pass(Duration::from_millis(20));
+            let mut attempts = Attempts::new(7);
+            let instance = gateway.world.pick(&[], None).unwrap();
+            let now = gateway.world.now;
+            for outcome in [OK, broken[round % 2]] {
+                let changed = attempts.report(&instance, outcome, None, now);
+                gateway.note(changed);
+            }
+            let changed = attempts.end(now);
+            gateway.note(changed);
+        }
+        assert_eq!((gateway.ejected, gateway.downs), (0, 0), "{broken:?}");
+    }
+}
+
+#[test]
 fn one_url_that_ends_the_connection_ejects_no_instance() {
     for method in ["GET", "POST"] {
         for outcome in [RESET, BROKEN, Outcome::Late, Outcome::BodyCut, Outcome::NotHttp] {
@@ -175,6 +212,38 @@ fn urls_that_differ_eject_no_site_either() {
         }
         let counts = gateway.requests(60, ("GET", "/"), &crash);
         assert!(only(&counts, &["a", "b"]), "{method}: {counts:?}");
+    }
+}
+
+// What a client asks for fails everywhere: other paths, another query, another body.
+#[test]
+fn urls_that_fail_everywhere_eject_no_instance() {
+    type Kind = (&'static str, fn(usize) -> String, fn(&str) -> bool);
+    let kinds: [Kind; 3] = [
+        ("GET", |number| format!("/status/{}", 500 + number % 5), |path| path.starts_with("/status")),
+        ("POST", |number| format!("/crash/{number}"), |path| path.starts_with("/crash")),
+        ("POST", |number| format!("/item?crash={number}"), |path| path.contains("crash")),
+    ];
+    for (method, path, fails) in kinds {
+        for outcome in [BROKEN, Outcome::Late, RESET] {
+            // From one honest request for each that fails to thirty.
+            for honest in [1, 3, 10, 30] {
+                for home in [2, 3, 5] {
+                    let home: Vec<_> = (0..home).map(|number| format!("s1 passing i{number}")).collect();
+                    let all: Vec<_> = home.iter().map(String::as_str).chain(["s0 passing z"]).collect();
+                    let mut gateway = Gateway::of(&all);
+                    let behaviour = |_: &str, path: &str| if fails(path) { outcome } else { OK };
+                    for number in 0..300 {
+                        gateway.request(method, &path(number), &behaviour);
+                        for _ in 0..honest {
+                            gateway.request(method, "/item", &behaviour);
+                        }
+                    }
+                    let of = (method, path(1), outcome, honest, all.len());
+                    assert_eq!(gateway.ejected, 0, "{of:?}");
+                }
+            }
+        }
     }
 }
 
@@ -306,9 +375,11 @@ fn an_instance_whose_answers_break_off_is_ejected_though_they_begin_well() {
         attempts.report(&a, OK, None, world.now);
         attempts.report(&a, Outcome::BodyCut, None, world.now);
         assert_eq!(attempts.end(world.now).ejected, u32::from(number == 5));
-        let mut attempts = Attempts::new(7);
-        attempts.report(&b, OK, None, world.now);
-        attempts.end(world.now);
+        for _ in 0..3 {
+            let mut attempts = Attempts::new(7);
+            attempts.report(&b, OK, None, world.now);
+            attempts.end(world.now);
+        }
     }
 }
 

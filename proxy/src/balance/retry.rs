@@ -89,6 +89,8 @@ pub(crate) struct FailedAttempt {
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
+    /// Send it again; what was tried counts for nothing.
+    Anew,
     /// Send it again.
     Now,
     /// Send it again after a pause.
@@ -128,7 +130,12 @@ pub(crate) fn may_retry(
     // It ended with what was there before, or a drain came between: no attempt, and no budget, which bounds what an outage
     // adds.
     if matches!(failed.outcome, Outcome::IdleEnded | Outcome::Excluded) {
-        return Retry::Now;
+        return Retry::Anew;
+    }
+    // When a site is killed, all its instances refuse, and a request must get past them to another site. That takes no time and
+    // costs nobody anything, and after a few requests all of them are known to be down.
+    if failed.outcome == Outcome::DialRefused && failed.another && policy.attempts > 0 {
+        return Retry::Anew;
     }
     if failed.repeated >= policy.attempts {
         return Retry::No(NoRetry::Exhausted);

@@ -44,9 +44,33 @@ fn what_was_not_sent_is_repeated_whatever_the_method() {
     for outcome in [Outcome::DialRefused, Outcome::DialTimedOut, Outcome::DialInsecure, Outcome::DialUnable] {
         for body in [RequestBody::Empty, RequestBody::Whole] {
             let post = FailedAttempt { outcome, sent: Sent::Nothing, body, idempotent: false, ..GET_LOST };
-            assert_eq!(usual(post), Retry::Now, "{outcome:?} {body:?}");
+            let repeats = matches!(usual(post), Retry::Now | Retry::Anew);
+            assert!(repeats, "{outcome:?} {body:?}");
         }
     }
+}
+
+#[test]
+fn an_instance_that_refuses_costs_no_attempt_and_no_budget_while_there_is_another() {
+    let mut empty = RetryBudget::new(0, 0, Moment(0));
+    let refused = FailedAttempt {
+        outcome: Outcome::DialRefused,
+        sent: Sent::Nothing,
+        idempotent: false,
+        repeated: 9,
+        ..GET_LOST
+    };
+    let mut decided = |failed: &FailedAttempt, policy: &RetryPolicy<'_>| {
+        may_retry(failed, policy, &mut empty, Moment(0), 0.0)
+    };
+    let usual = RetryPolicy::default();
+    assert_eq!(decided(&refused, &usual), Retry::Anew);
+    let last = FailedAttempt { another: false, ..refused };
+    assert_eq!(decided(&last, &usual), Retry::No(NoRetry::Exhausted));
+    let silent = FailedAttempt { outcome: Outcome::DialTimedOut, ..refused };
+    assert_eq!(decided(&silent, &usual), Retry::No(NoRetry::Exhausted), "that takes time");
+    let never = RetryPolicy { attempts: 0, ..usual };
+    assert_eq!(decided(&refused, &never), Retry::No(NoRetry::Exhausted));
 }
 
 #[test]
@@ -77,9 +101,9 @@ fn a_connection_that_ended_at_reuse_costs_no_attempt_and_no_budget() {
     let decided = |failed: &FailedAttempt, empty: &mut RetryBudget| {
         may_retry(failed, &RetryPolicy::default(), empty, Moment(0), 0.0)
     };
-    assert_eq!(decided(&ended, &mut empty), Retry::Now);
+    assert_eq!(decided(&ended, &mut empty), Retry::Anew);
     let unsent = FailedAttempt { sent: Sent::Nothing, idempotent: false, ..ended };
-    assert_eq!(decided(&unsent, &mut empty), Retry::Now, "an empty POST that was not sent");
+    assert_eq!(decided(&unsent, &mut empty), Retry::Anew, "an empty POST that was not sent");
     let sent = FailedAttempt { idempotent: false, ..ended };
     assert_eq!(decided(&sent, &mut empty), Retry::No(NoRetry::NotIdempotent));
 }

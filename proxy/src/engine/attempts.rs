@@ -127,9 +127,9 @@ fn broke_off(
         Broken::Source(error) if error.kind() == ErrorKind::TimedOut => {
             (Is::BodyStalled, Some(Reason::AnswerStalled))
         }
-        Broken::Short | Broken::Source(_) | Broken::Chunk(_) | Broken::Large => {
-            (Is::BodyCut, Some(Reason::AnswerCut))
-        }
+        Broken::Short | Broken::Source(_) => (Is::BodyCut, Some(Reason::AnswerCut)),
+        // Made by the application, of what was asked for.
+        Broken::Chunk(_) | Broken::Large => (Is::FramingRefused, Some(Reason::AnswerCut)),
         Broken::Sink(error) if error.kind() == ErrorKind::TimedOut => {
             (Is::ClientSlow, Some(Reason::ClientNotReading))
         }
@@ -139,7 +139,7 @@ fn broke_off(
         Broken::Over(Late::Try) => (Is::BodyStalled, Some(Reason::PerTryTimeout)),
         Broken::Over(_) => (Is::ClientSlow, Some(Reason::TotalTimeout)),
     };
-    if matches!(outcome, Is::BodyStalled | Is::BodyCut) {
+    if matches!(outcome, Is::BodyStalled | Is::BodyCut | Is::FramingRefused) {
         worker.metrics().short_answers.increment();
     }
     // An instance that waits for the rest of a body which the client does not send has not failed by itself.
@@ -274,8 +274,10 @@ async fn attempt_in_turn(
                 }
             }
         }
-        if outcome != Is::IdleEnded && outcome != Is::Excluded {
+        if again != Retry::Anew {
             repeated += 1;
+        }
+        if outcome != Is::IdleEnded && outcome != Is::Excluded {
             worker.metrics().retries.increment();
         }
         if let Retry::After(pause) = again {

@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -14,10 +15,13 @@ use super::{
     exchange::{Done, Exchange},
     failure::{Failure, Late},
     patience::{Demand, Patience},
-    pump::{Broken, Pump, Waits, release},
+    pump::{Broken, Pump, Sink, Waits, release},
     upstream::InUse,
 };
 use crate::limit::Limit;
+
+/// An instance that has waited so long for a client to read may have given up on it.
+const SLOW_READER: Duration = Duration::from_secs(1);
 
 impl Exchange<'_> {
     /// Passes the response on; from here on the request is not repeated.
@@ -31,6 +35,7 @@ impl Exchange<'_> {
         let instance_sends = Demand { silent: self.times.idle, rate: 0, grace: limits.rate_grace };
         let client_takes =
             Demand { silent: limits.send_timeout, rate: limits.min_response_rate, grace: limits.rate_grace };
+        let has_visible_end = response.length.is_some() || response.sink != Sink::Plain;
         let mut download = Pump::new(text, response.source, response.sink).last(!response.keep_alive);
         let mut whole = None;
         if let (Some(length), true) = (response.length, self.uploaded) {
@@ -59,7 +64,9 @@ impl Exchange<'_> {
         self.passed = download.passed;
         let now = self.worker.time.now();
         // An instance that gives up after its own time to write has not failed by itself.
-        self.client_slow = patience.waited_for_sink(now) * 2 >= now.saturating_duration_since(relayed_from);
+        let waited = patience.waited_for_sink(now);
+        let most = waited * 2 >= now.saturating_duration_since(relayed_from);
+        self.client_slow = !waited.is_zero() && (most || waited >= SLOW_READER);
         self.worker.buffers.give_back_text(download.into_text());
         let done = match &ended {
             Ok(()) if response.keep_alive => Done::KeepAlive,
@@ -68,6 +75,9 @@ impl Exchange<'_> {
                 Done::Close
             }
             Ok(()) => Done::Linger,
+            // What came of it is still good for the client, who sees by its length or by the chunk that lacks that it is not whole
+            // (RFC 9112 §8). A reset would take away what is under way.
+            Err(Broken::Short | Broken::Source(_) | Broken::Chunk(_)) if has_visible_end => Done::LingerCut,
             Err(_) => Done::Abort,
         };
         if ended.is_ok() && response.reusable && self.uploaded {

@@ -5,13 +5,16 @@
 //! besides, evidence that another instance would have answered. One of these is enough:
 //!
 //! - a request that failed here was sent again and answered well by another instance ([`Evidence::Contradicted`]);
-//! - the same target that failed here was answered well by another instance since the failures began;
-//! - several different targets failed here, and another instance answered anything well since the failures began.
+//! - since the failures began the other instances answered ten requests well for each that failed there, and either the same
+//!   target is among those that they answered, or several different targets failed here.
+//!
+//! The second compares rates. Were the requests the cause, they would fail everywhere at the same rate, and one instance would
+//! hardly get several of them in a row, and none that is answered, while others get ten good ones for each bad one.
 //!
 //! A request that failed at several instances blames none of them ([`Evidence::Shared`]): what was asked is the cause,
 //! or they all are ill, and then ejecting some gains nothing.
 //!
-//! A target is a hash of what was asked (method, host and path without the query). Only a service with suspects pays for
+//! A target is a hash of what was asked (method, host, path and query). Only a service with suspects pays for
 //! this: while there is none, an answer costs one load ([`Suspects`] is behind a lock that is not touched then).
 
 use std::{collections::HashMap, time::Duration};
@@ -38,8 +41,10 @@ impl Default for Ejection {
     }
 }
 
-/// Different targets that must have failed before an answer to any other target is evidence.
+/// Different targets that must have failed before answers to other targets are evidence.
 const DIFFERENT: usize = 3;
+/// Requests that others answer well for each that fails there before that is evidence; so many also if none fails.
+const WELL_FOR_EACH: u32 = 10;
 /// More targets of a suspect are not remembered.
 const REMEMBERED: usize = 8;
 /// Failures that far apart are not in a row.
@@ -63,7 +68,7 @@ pub(crate) enum Evidence {
 pub(crate) enum Judgement {
     /// Nothing: it may have been the request's fault.
     Open,
-    /// It was the instance's fault, and happened too seldom to eject it.
+    /// Another instance answered the same well: not proof enough to eject it, and enough to leave it alone if it asks for that.
     Guilty,
     /// It has to be ejected for so long.
     Eject(Duration),
@@ -79,8 +84,8 @@ struct Suspect {
     different: usize,
     /// Another instance answered one of the targets well.
     target_is_good: bool,
-    /// Another instance answered something well.
-    others_are_well: bool,
+    /// What others answered well since the failures began, and what failed there.
+    others: (u32, u32),
     ejections: u32,
 }
 
@@ -93,7 +98,9 @@ impl Suspect {
     }
 
     const fn is_guilty(&self) -> bool {
-        self.contradicted || self.target_is_good || (self.different >= DIFFERENT && self.others_are_well)
+        let (well, failed) = self.others;
+        let others_are_well = well >= failed.saturating_add(1).saturating_mul(WELL_FOR_EACH);
+        self.contradicted || (others_are_well && (self.target_is_good || self.different >= DIFFERENT))
     }
 
     /// The failures end; how often it was ejected is remembered.
@@ -125,6 +132,11 @@ impl Suspects {
         if evidence == Evidence::Shared || rule.after == 0 {
             return Judgement::Open;
         }
+        for (number, suspect) in &mut self.0 {
+            if *number != instance && suspect.failures > 0 {
+                suspect.others.1 = suspect.others.1.saturating_add(1);
+            }
+        }
         if self.0.len() >= MOST && !self.0.contains_key(&instance) {
             self.forget(rule, now);
             if self.0.len() >= MOST {
@@ -139,11 +151,9 @@ impl Suspects {
         suspect.last = now;
         suspect.contradicted |= evidence == Evidence::Contradicted;
         suspect.remember(target);
-        if !suspect.is_guilty() {
-            return Judgement::Open;
-        }
-        if suspect.failures < u32::from(rule.after) {
-            return Judgement::Guilty;
+        if !suspect.is_guilty() || suspect.failures < u32::from(rule.after) {
+            let others_can = suspect.contradicted || suspect.target_is_good;
+            return if others_can { Judgement::Guilty } else { Judgement::Open };
         }
         Judgement::Eject(rule.base.saturating_mul(1 << suspect.ejections.min(16)).min(rule.at_most))
     }
@@ -165,7 +175,7 @@ impl Suspects {
                 suspect.acquit();
                 own = Some(suspect.ejections == 0 || now.since(suspect.last) > rule.at_most);
             } else if suspect.failures > 0 {
-                suspect.others_are_well = true;
+                suspect.others.0 = suspect.others.0.saturating_add(1);
                 suspect.target_is_good |= suspect.targets[..suspect.different].contains(&target);
             }
         }
@@ -213,11 +223,18 @@ mod tests {
         suspects.answered(instance, target, &RULE, Moment(1_000));
     }
 
+    /// So many requests for something else were answered well by another instance.
+    fn well(suspects: &mut Suspects, count: usize) {
+        for _ in 0..count {
+            answered(suspects, 2, 1);
+        }
+    }
+
     #[test]
     fn one_url_ejects_no_instance() {
         let mut suspects = Suspects::default();
         assert_eq!(fail(&mut suspects, &[7; 100], Evidence::Alone), Judgement::Open);
-        answered(&mut suspects, 2, 8);
+        well(&mut suspects, 1_000);
         assert_eq!(
             fail(&mut suspects, &[7; 100], Evidence::Alone),
             Judgement::Open,
@@ -231,7 +248,21 @@ mod tests {
         let mut suspects = Suspects::default();
         assert_eq!(fail(&mut suspects, &[7, 7], Evidence::Alone), Judgement::Open);
         answered(&mut suspects, 2, 7);
+        assert_eq!(fail(&mut suspects, &[7], Evidence::Alone), Judgement::Guilty, "a body may differ");
+        well(&mut suspects, 9);
         assert_eq!(fail(&mut suspects, &[7], Evidence::Alone), FIVE_SECONDS);
+    }
+
+    #[test]
+    fn what_fails_everywhere_at_one_rate_is_no_evidence() {
+        let mut suspects = Suspects::default();
+        fail(&mut suspects, &[7, 8, 9], Evidence::Alone);
+        well(&mut suspects, 15);
+        suspects.failed(2, 10, Evidence::Alone, &RULE, Moment(1_000));
+        assert_eq!(fail(&mut suspects, &[7], Evidence::Alone), Judgement::Open, "15 and 1 elsewhere");
+        suspects.answered(3, 1, &RULE, Moment(1_000));
+        well(&mut suspects, 4);
+        assert_eq!(fail(&mut suspects, &[7], Evidence::Alone), FIVE_SECONDS, "20 and 1 elsewhere");
     }
 
     #[test]
@@ -254,9 +285,11 @@ mod tests {
             "perhaps all are ill"
         );
         answered(&mut suspects, 2, 1);
+        assert_eq!(fail(&mut suspects, &[7], Evidence::Alone), Judgement::Open, "one answer is little");
+        well(&mut suspects, 9);
         assert_eq!(fail(&mut suspects, &[7], Evidence::Alone), FIVE_SECONDS);
         let mut suspects = Suspects::default();
-        answered(&mut suspects, 2, 1);
+        well(&mut suspects, 20);
         assert_eq!(fail(&mut suspects, &[7, 8, 9, 10], Evidence::Alone), Judgement::Open, "that was before");
     }
 

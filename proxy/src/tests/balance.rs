@@ -70,8 +70,8 @@ async fn an_instance_that_hangs_is_avoided_once_a_client_has_given_it_up() {
         drop(client);
         eventually("nothing is in flight", || world.metrics().in_flight.get() == 0).await;
     }
-    // An answer of the other one that is as late by chance makes a second try possible.
-    assert!((1..=2).contains(&given_up), "{given_up} of 60 requests went to an instance that hangs");
+    // Answers of the other one that are as late by chance, on a busy machine, make further tries possible; it were thirty.
+    assert!((1..=5).contains(&given_up), "{given_up} of 60 requests went to an instance that hangs");
     assert_eq!(world.metrics().ejections.get(), 0, "that clients go away is not its fault");
 }
 
