@@ -32,7 +32,10 @@ use std::{
 };
 
 use self::walk::Claims;
-use crate::{http1::FieldId, target::Authority};
+use crate::{
+    http1::{FieldId, is_alike},
+    target::Authority,
+};
 
 const FOR_LINE: &[u8] = b"x-forwarded-for: ";
 /// The longest text of an address: `ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff`.
@@ -277,11 +280,6 @@ pub(crate) fn is_replaced(name: &[u8], trusted: bool) -> bool {
 
 fn is_same(name: &[u8], field: FieldId) -> bool {
     is_alike(name, field.name().as_bytes())
-}
-
-fn is_alike(name: &[u8], lower: &[u8]) -> bool {
-    let same = |(a, b): (&u8, &u8)| a.to_ascii_lowercase() == *b || (*a == b'_' && *b == b'-');
-    name.len() == lower.len() && name.iter().zip(lower).all(same)
 }
 
 /// Writes the lines of a list as the beginning of one.

@@ -23,13 +23,13 @@ mod trailers;
 mod write;
 
 pub(crate) use chunked::{ChunkError, ChunkedDecoder, LAST_CHUNK, TrailerLimits, chunk_head};
-pub(crate) use connection::{ConnectionOptions, connection_options};
+pub(crate) use connection::{ConnectionOptions, authenticates_connection, connection_options};
 pub(crate) use date::DateCache;
 pub(crate) use error::HeadError;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fields::Span;
-pub(crate) use fields::{Field, FieldId, Fields};
-pub(crate) use framing::{BodyLength, announces_forbidden_body, request_body, response_body};
+pub(crate) use fields::{Field, FieldId, Fields, is_alike};
+pub(crate) use framing::{BodyLength, announces_wrongly, request_body, response_body};
 pub(crate) use head::{
     Form, HeadLimits, Method, RequestLine, StatusLine, Version, read_request, read_response,
 };

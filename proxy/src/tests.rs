@@ -22,6 +22,7 @@ mod listeners;
 mod logging;
 mod musts;
 mod names;
+mod odd_instances;
 mod policies;
 mod refusals;
 mod retry;

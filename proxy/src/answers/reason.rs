@@ -180,6 +180,21 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_the_gateway_has_every_cause_with_its_status_and_sentence() {
+        let page = include_str!("../../../docs/gateway.md");
+        for reason in Reason::ALL {
+            let status = reason.status().to_string();
+            let status = if reason.is_answered() { status } else { format!("{status} in the log") };
+            let sentence = reason.sentence().replace('$', "the service");
+            let (first, rest) = sentence.split_at(1);
+            let row = format!("| `{}` | {status} | {}{rest}. |", reason.word(), first.to_uppercase());
+            assert!(page.contains(&row), "missing: {row}");
+        }
+        let rows = page.lines().skip_while(|it| !it.starts_with("| Reason |")).skip(2);
+        assert_eq!(rows.filter(|it| it.starts_with("| `")).count(), Reason::ALL.len(), "no other");
+    }
+
+    #[test]
     fn what_closes_and_what_may_be_tried_again() {
         assert!(Reason::BadRequest.closes() && !Reason::NoRoute.closes() && !Reason::ConnectRefused.closes());
         assert_eq!(Reason::NoInstance.retry_after(), Some(1));

@@ -10,7 +10,8 @@ use super::{
 use crate::{
     http1::{
         BodyLength, ChunkedDecoder, FieldId, Fields, HeadError, Method, StatusLine, TrailerLimits, Version,
-        announces_forbidden_body, connection_options, end_of_head, field, response_body, status_line,
+        announces_wrongly, authenticates_connection, connection_options, end_of_head, field, response_body,
+        status_line,
     },
     request_id::Timing,
     route::FieldChanges,
@@ -48,15 +49,19 @@ pub(crate) fn forward(
     (date, timing): (&[u8], Option<Timing>),
     text: &mut Vec<u8>,
 ) -> Result<Response, HeadError> {
-    let body = response_body(plan.asked.method == Method::Head, line.status, line.version, fields, octets)?;
+    let body = response_body(plan.asked.method == Method::Head, line.status, fields, octets)?;
     let options = connection_options(fields, octets);
     let old_client = plan.asked.version == Version::Http10;
     let unsized_body = matches!(body, BodyLength::Chunked | BodyLength::UntilClose);
     let chunked = unsized_body && !old_client;
-    let trailers = chunked && plan.trailers && !options.may_list_trailers();
+    let changed = plan.route.changes.as_deref().and_then(|it| it.response_fields.as_ref());
+    let removes = changed.is_some_and(FieldChanges::removes);
+    let trailers = chunked && plan.trailers && !options.may_list_trailers() && !removes;
     // An old client learns the end of a body of unknown length from the end of the connection.
     let keep_alive = keep_alive && !(old_client && unsized_body);
-    let changed = plan.route.changes.as_deref().and_then(|it| it.response_fields.as_ref());
+    // RFC 9110 §15.5.22.
+    let asks_for_upgrade = line.status == 426 && fields.has(FieldId::Upgrade);
+    let mut dated = false;
     status_line(text, line.status, line.reason.get(octets));
     for field in fields.iter() {
         let passes = match field.id {
@@ -65,10 +70,12 @@ pub(crate) fn forward(
                 (plan.asked.method == Method::Head || line.status == 304) && line.status != 204
             }
             FieldId::Trailer => trailers,
+            FieldId::Upgrade => asks_for_upgrade,
             FieldId::Hops => false,
             _ => !options.strips(field, fields, octets),
         };
         if passes && !changed.is_some_and(|it| it.drops(field.name.get(octets))) {
+            dated |= field.id == FieldId::Date;
             pass(text, field, octets, plan.keeps_case());
         }
     }
@@ -85,7 +92,7 @@ pub(crate) fn forward(
     if !fields.has(FieldId::RequestId) && !says(FieldId::RequestId) {
         field(text, b"x-request-id", plan.asked.id.as_bytes());
     }
-    if !fields.has(FieldId::Date) && !says(FieldId::Date) {
+    if !dated && !says(FieldId::Date) {
         // RFC 9110 §6.6.1.
         field(text, b"date", date);
     }
@@ -93,6 +100,9 @@ pub(crate) fn forward(
         number(text, b"content-length", length);
     } else if chunked {
         field(text, b"transfer-encoding", b"chunked");
+    }
+    if asks_for_upgrade {
+        field(text, b"connection", b"upgrade");
     }
     match (keep_alive, old_client) {
         (true, false) => {}
@@ -113,7 +123,9 @@ pub(crate) fn forward(
         length,
         reusable: options.persists(line.version)
             && body != BodyLength::UntilClose
-            && !announces_forbidden_body(line.status, fields, octets),
+            && !announces_wrongly(line, fields, octets)
+            && !plan.authenticates
+            && !authenticates_connection(fields, octets),
         closes_after: keep_alive_timeout(fields, octets),
         keep_alive,
         retry_after: retry_after(line.status, fields, octets, date),

@@ -73,6 +73,8 @@ pub(super) struct Request<'a> {
     pub(super) options: ConnectionOptions,
     pub(super) expects: bool,
     pub(super) origin: Origin<'a>,
+    /// The peer's claims about the client are believed.
+    pub(super) trusted: bool,
     pub(super) id: RequestId,
     /// The worker, if it writes an access log.
     pub(super) logs: Option<&'a Worker>,

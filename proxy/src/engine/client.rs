@@ -129,6 +129,13 @@ impl Client {
                             let larger = (buffer.capacity() * 2).min(limits.max_header_bytes + 1_024);
                             buffers.grow(buffer, larger.max(buffer.capacity() + 1));
                         }
+                        Ok(None) if !begun => {
+                            // An empty line behind the last body begins no request (RFC 9112 §2.2).
+                            while buffer.unread().starts_with(b"\r\n") {
+                                buffer.consume(2);
+                                self.scanned = 0;
+                            }
+                        }
                         Ok(None) => {}
                         Err(error) => return Poll::Ready(HeadRead::Refused(error)),
                     }
@@ -193,14 +200,14 @@ impl Client {
     pub(crate) async fn close(&mut self, buffers: &Buffers, timer: &Timer) {
         release(&mut self.input, buffers);
         if !self.stream.is_plain() {
-            self.shut_down(timer).await;
+            self.shut_down(timer, true).await;
         }
     }
 
-    /// Ends our side; false when that failed.
-    async fn shut_down(&mut self, timer: &Timer) -> bool {
+    /// Ends our side, over TLS with a closure alert or without; false when that failed.
+    async fn shut_down(&mut self, timer: &Timer, alert: bool) -> bool {
         timer.set(Instant::now() + LINGER_SILENT);
-        let shut = poll_fn(|cx| match self.stream.poll_shutdown(cx) {
+        let shut = poll_fn(|cx| match self.stream.poll_end(cx, alert) {
             Poll::Pending => timer.poll(cx).map(|()| false),
             done => done.map(|it| it.is_ok()),
         });
@@ -208,8 +215,9 @@ impl Client {
     }
 
     /// Ends our side and reads what the client is still sending, for a while, so that it gets to read the response.
-    pub(crate) async fn linger(&mut self, buffers: &Buffers, timer: &Timer, silent: Duration) {
-        if !self.shut_down(timer).await || self.ended {
+    /// Without `alert` the end over TLS is not said to be meant (RFC 9112 §9.8).
+    pub(crate) async fn linger(&mut self, buffers: &Buffers, timer: &Timer, silent: Duration, alert: bool) {
+        if !self.shut_down(timer, alert).await || self.ended {
             release(&mut self.input, buffers);
             return;
         }

@@ -46,10 +46,10 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &mut Client) {
         Done::Abort => client.abort(&worker.buffers),
         Done::KeepAlive | Done::Close => client.close(&worker.buffers, &timer).await,
         // Boxed, because few connections need it, and all would be larger.
-        Done::Linger => {
+        Done::Linger | Done::LingerCut => {
             // A gateway that stops has less time.
             let silent = if worker.stops() { LINGER_SILENT / 5 } else { LINGER_SILENT };
-            Box::pin(client.linger(&worker.buffers, &timer, silent)).await;
+            Box::pin(client.linger(&worker.buffers, &timer, silent, done == Done::Linger)).await;
         }
     }
 }

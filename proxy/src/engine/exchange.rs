@@ -37,7 +37,7 @@ use crate::{
     config::Limits,
     engine::worker::Worker,
     health::{self, Sent},
-    http1::{BodyLength, ChunkedDecoder, Fields, StatusLine, Version},
+    http1::{BodyLength, ChunkError, ChunkedDecoder, Fields, StatusLine, Version},
     request_id::Timing,
     service::circuit::Admitted,
 };
@@ -53,6 +53,8 @@ pub(crate) enum Done {
     Close,
     /// It is closed and read on for a while, so that the answer arrives at a client that is still sending.
     Linger,
+    /// The same without a closure alert of TLS: what the client has got is not complete, as it sees by its framing.
+    LingerCut,
     /// It is reset: what the client has got is not complete.
     Abort,
 }
@@ -339,9 +341,10 @@ impl<'a> Exchange<'a> {
         // The time until here was not the client's.
         self.patience = upload_patience(self.worker.limits(), self.asked);
         let outcome = match self.hear(&mut in_use).await {
-            Ok(Seen::Final(response, text)) => {
-                self.hold(&response, &mut in_use).await.map(|()| Ok((response, text)))
-            }
+            Ok(Seen::Final(response, text)) => match look_ahead(&response, &mut in_use) {
+                Ok(()) => self.hold(&response, &mut in_use).await.map(|()| Ok((response, text))),
+                Err(error) => Err(Failure::Refused(error.as_str())),
+            },
             Ok(Seen::Switch(text)) => Ok(Err(text)),
             // `hear` does not return these.
             Ok(Seen::Interim(..) | Seen::Unheld) => Err(Failure::Refused("an interim response")),
@@ -573,6 +576,18 @@ impl<'a> Exchange<'a> {
         })
         .await
     }
+}
+
+/// Looks at the chunks that have arrived with a response's head, so that malformed ones become an answer that says so.
+fn look_ahead(response: &Response, in_use: &mut InUse) -> Result<(), ChunkError> {
+    let Source::Chunked(_) = response.source else { return Ok(()) };
+    let Some(input) = in_use.connection().and_then(|it| it.input.as_ref()) else { return Ok(()) };
+    let (mut decoder, mut octets) = (ChunkedDecoder::new(answer::TRAILERS), input.unread());
+    while !octets.is_empty() {
+        let decoded = decoder.decode(octets)?;
+        octets = if decoded.end { &[] } else { &octets[decoded.consumed..] };
+    }
+    Ok(())
 }
 
 /// What is asked of both sides while a request's body is sent.

@@ -29,7 +29,7 @@ use crate::{
     balance::{attempts::Attempts, stands_for_site, view::PickContext},
     health::{Outcome, Sent},
     http1::{
-        BodyLength, ChunkedDecoder, Fields, Method, StatusLine, announces_forbidden_body, connection_options,
+        BodyLength, ChunkedDecoder, Fields, Method, StatusLine, announces_wrongly, connection_options,
         response_body,
     },
 };
@@ -131,9 +131,9 @@ async fn throw_away(
 ) -> bool {
     let Some(connection) = in_use.connection() else { return false };
     let octets = connection.input.as_ref().map_or(&[][..], |it| it.unread());
-    let body = response_body(copy.is_head, line.status, line.version, fields, octets);
-    let persists = connection_options(fields, octets).persists(line.version)
-        && !announces_forbidden_body(line.status, fields, octets);
+    let body = response_body(copy.is_head, line.status, fields, octets);
+    let persists =
+        connection_options(fields, octets).persists(line.version) && !announces_wrongly(line, fields, octets);
     let closes_after = keep_alive_timeout(fields, octets);
     copies::consume(connection, line.length, worker);
     connection.closes_after = closes_after;

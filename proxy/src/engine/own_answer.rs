@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::{asked::Asked, client::Client, exchange::Done, logged::Became, timer::Timer};
+use super::{answer::TRAILERS, asked::Asked, client::Client, exchange::Done, logged::Became, timer::Timer};
 use crate::{
     answers::{After, Failure, Reason, Reply, append_direct, append_redirect},
     engine::worker::Worker,
     failures::Failed,
-    http1::{BodyLength, Method, Version},
+    http1::{BodyLength, ChunkedDecoder, Method, Version},
     route::CompiledRoute,
 };
 
@@ -193,6 +193,26 @@ fn skip(worker: &Worker, client: &mut Client, asked: &Asked) -> bool {
             }
             there
         }
-        BodyLength::Chunked | BodyLength::UntilClose => false,
+        BodyLength::Chunked => {
+            let length = client.input.as_ref().and_then(|it| length_of_chunks(it.unread()));
+            client.consume(length.unwrap_or(0), &worker.buffers);
+            length.is_some()
+        }
+        BodyLength::UntilClose => false,
+    }
+}
+
+/// The octets of a body in chunks, if all of it is there and well formed.
+fn length_of_chunks(octets: &[u8]) -> Option<usize> {
+    let (mut decoder, mut at) = (ChunkedDecoder::new(TRAILERS), 0);
+    loop {
+        let decoded = decoder.decode(&octets[at..]).ok()?;
+        at += decoded.consumed;
+        if decoded.end {
+            return Some(at);
+        }
+        if decoded.consumed == 0 {
+            return None;
+        }
     }
 }

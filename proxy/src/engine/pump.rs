@@ -16,7 +16,10 @@ use super::{
     failure::Late,
     stream::Stream,
 };
-use crate::http1::{ChunkError, ChunkedDecoder, LAST_CHUNK, chunk_head, write_trailers};
+use crate::{
+    forwarded::is_replaced,
+    http1::{ChunkError, ChunkedDecoder, LAST_CHUNK, chunk_head, write_trailers},
+};
 
 /// Octets after which the other connections of the worker have their turn. A body whose both ends keep up could otherwise go
 /// on for megabytes, and with a few hundred of them everything else waits for seconds.
@@ -326,7 +329,8 @@ impl Pump {
             match &self.source {
                 Source::Chunked(decoder) if trailers => {
                     let (fields, octets) = decoder.trailers();
-                    write_trailers(&mut self.back, fields, octets);
+                    // Claims about the client are no more believed behind a body than before it.
+                    write_trailers(&mut self.back, fields, octets, |name| is_replaced(name, false));
                 }
                 _ => self.back.extend_from_slice(LAST_CHUNK),
             }

@@ -22,9 +22,10 @@ use crate::{
     config::Limits,
     cookies::cookie,
     engine::worker::Worker,
-    forwarded::Scheme,
+    forwarded::{Scheme, is_replaced},
     http1::{
-        BodyLength, Field, FieldId, Fields, HeadError, Method, RequestLine, connection_options, request_body,
+        BodyLength, Field, FieldId, Fields, HeadError, Method, RequestLine, authenticates_connection,
+        connection_options, request_body,
     },
     request_id::{RequestId, trace_id},
     route::{self, CompiledRoute, Matched, NewPath, NewSession, Table, session_key, stable_hash},
@@ -41,7 +42,7 @@ pub(crate) struct Plan {
     /// The number of the service in the table.
     pub(crate) backend: usize,
     pub(crate) route: Arc<CompiledRoute>,
-    /// A hash of what is asked for: method, host and path.
+    /// A hash of what is asked for: method, host, path and query.
     pub(crate) target: u64,
     /// A hash of what decides about the instance; `None` if the service or the request has none.
     pub(crate) key: Option<u64>,
@@ -53,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) trailers: bool,
     /// The request's own trailers are passed on.
     pub(crate) own_trailers: bool,
+    /// The connection to the instance serves nobody else after it.
+    pub(crate) authenticates: bool,
     /// The cookie that keeps the client at the service from now on.
     pub(crate) set_cookie: Option<Box<str>>,
 }
@@ -140,7 +143,10 @@ impl route::Request for Routed<'_> {
 
     fn fields<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
         let octets = self.request.octets;
-        self.request.fields.find_all(octets, name.as_bytes()).map(|it| it.value.get(octets))
+        // What the instance is not told, because a stranger claims it, decides nothing here either.
+        let claimed = !self.request.trusted && is_replaced(name.as_bytes(), false);
+        let found = self.request.fields.find_all(octets, name.as_bytes()).filter(move |_| !claimed);
+        found.map(|it| it.value.get(octets))
     }
 }
 
@@ -217,6 +223,7 @@ impl<'a> Request<'a> {
             body,
             options: connection_options(fields, octets),
             expects: false,
+            trusted: place.hop.trusted(),
             origin: place.hop.origin(values, |address| networks.contain(address)),
             id: taken.and_then(RequestId::taken).unwrap_or_else(|| place.next_id()),
             logs: place.worker.filter(|it| it.log.borrow().is_some()),
@@ -278,12 +285,18 @@ impl<'a> Request<'a> {
         let plan = Plan {
             asked: self.asked(),
             backend,
-            target: shared.hash(&[method.as_bytes(), host.as_bytes(), target.path.as_bytes()]),
+            target: shared.hash(&[
+                method.as_bytes(),
+                host.as_bytes(),
+                target.path.as_bytes(),
+                target.query.unwrap_or_default().as_bytes(),
+            ]),
             key: self.key(&table, backend, &routed, session.as_ref()),
             expects: self.expects,
             upgrade: upgrades.then(|| self.protocols()),
-            own_trailers: !self.options.may_list_trailers(),
+            own_trailers: self.passes_trailers(found.route),
             trailers: self.options.te_trailers && self.is_modern(),
+            authenticates: authenticates_connection(self.fields, self.octets),
             set_cookie: session.map(|it| it.set_cookie.into()),
             route: Arc::clone(found.route),
             table,

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     forwarded,
     http1::{BodyLength, Field, FieldId, Form, Version, decimal, end_of_head, field},
-    route::{CompiledRoute, NewPath},
+    route::{CompiledRoute, FieldChanges, NewPath},
     target::Authority,
     via::Received,
 };
@@ -56,7 +56,7 @@ pub(super) fn write_head(
     let changed = changes.and_then(|it| it.request_fields.as_ref());
     let (trusted, keep_case) = (place.hop.trusted(), route.document.preserve_header_case);
     for field in request.fields.iter() {
-        if request.passes(field, trusted, max_forwards.is_none())
+        if request.passes(field, trusted, max_forwards.is_none(), route)
             && !changed.is_some_and(|it| it.drops(field.name.get(octets)))
         {
             pass(text, field, octets, keep_case);
@@ -77,8 +77,14 @@ pub(super) fn write_head(
 }
 
 impl Request<'_> {
+    /// True if trailers are passed on with the body.
+    pub(super) fn passes_trailers(&self, route: &CompiledRoute) -> bool {
+        let changed = route.changes.as_deref().and_then(|it| it.request_fields.as_ref());
+        !self.options.may_list_trailers() && !changed.is_some_and(FieldChanges::removes)
+    }
+
     /// True for fields that are passed on as they are.
-    fn passes(&self, field: &Field, trusted: bool, max_forwards: bool) -> bool {
+    fn passes(&self, field: &Field, trusted: bool, max_forwards: bool, route: &CompiledRoute) -> bool {
         match field.id {
             FieldId::Host | FieldId::ContentLength | FieldId::Hops | FieldId::RequestId => false,
             FieldId::Other
@@ -93,7 +99,7 @@ impl Request<'_> {
                 false
             }
             FieldId::MaxForwards => max_forwards,
-            FieldId::Trailer => self.body == BodyLength::Chunked && !self.options.may_list_trailers(),
+            FieldId::Trailer => self.body == BodyLength::Chunked && self.passes_trailers(route),
             FieldId::Expect => self.expects,
             _ => !self.options.strips(field, self.fields, self.octets),
         }

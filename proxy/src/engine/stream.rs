@@ -2,12 +2,14 @@
 
 use std::{
     io::{self, IoSlice},
+    net::Shutdown,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
 };
 
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt::set_tcp_cork};
 use rustls::ProtocolVersion;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -100,9 +102,13 @@ impl Stream {
         if self.is_plain() { Poll::Ready(Ok(())) } else { inside!(self, poll_flush(cx)) }
     }
 
-    /// Ends our side of the connection.
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        inside!(self, poll_shutdown(cx))
+    /// Ends our side of the connection, over TLS with a closure alert or without.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>, alert: bool) -> Poll<io::Result<()>> {
+        if alert || self.is_plain() {
+            return inside!(self, poll_shutdown(cx));
+        }
+        ready!(self.poll_flush(cx))?;
+        Poll::Ready(SockRef::from(self.socket()).shutdown(Shutdown::Write))
     }
 
     /// What the access log tells of a client's TLS.

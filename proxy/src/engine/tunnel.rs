@@ -123,7 +123,7 @@ impl Direction {
         match self.pump.poll(cx, from, to, buffers) {
             Poll::Ready(passed) => {
                 passed?;
-                match to.poll_shutdown(cx) {
+                match to.poll_end(cx, true) {
                     Poll::Ready(Ok(())) => self.ended = true,
                     Poll::Ready(Err(error)) => return Err(Broken::Sink(error)),
                     Poll::Pending => {}

@@ -9,7 +9,7 @@ use super::{
     error::HeadError,
     fields::Fields,
     octets::{is_text, is_token},
-    section::read_section,
+    section::{Ending, read_section},
 };
 
 /// The end of a body without trailers.
@@ -258,7 +258,7 @@ impl ChunkedDecoder {
             }
             if all.len() == 2 || all.ends_with(b"\r\n\r\n") {
                 self.fields.clear();
-                let read = read_section(all, 0, self.limits.fields, &mut self.fields);
+                let read = read_section(all, Ending::CrLf, 0, self.limits.fields, &mut self.fields);
                 match read.map_err(ChunkError::BadTrailers)? {
                     Some(end) if end == all.len() => self.state = State::Ended,
                     _ => return Err(ChunkError::BadTrailers(HeadError::BadValue)),

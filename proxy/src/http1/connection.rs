@@ -41,7 +41,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) keep_alive: bool,
     /// `Upgrade` is listed and there is such a field.
     pub(crate) upgrade: bool,
-    /// `TE` is listed, there is such a field, and it has `trailers` (RFC 9110 §10.1.4).
+    /// There is a `TE` with `trailers`. A sender has to list it (RFC 9110 §10.1.4), but many do not, and a recipient need not ask for
+    /// that.
     pub(crate) te_trailers: bool,
     listed: u64,
     /// A name that is not known and not an option is listed.
@@ -63,11 +64,22 @@ pub(crate) fn connection_options(fields: &Fields, bytes: &[u8]) -> ConnectionOpt
             }
         }
     }
-    let listed = |id: FieldId| options.listed & id.bit() != 0 && fields.has(id);
-    options.upgrade = listed(FieldId::Upgrade);
+    options.upgrade = options.listed & FieldId::Upgrade.bit() != 0 && fields.has(FieldId::Upgrade);
     let mut codings = fields.elements(FieldId::Te, bytes);
-    options.te_trailers = listed(FieldId::Te) && codings.any(|it| it.eq_ignore_ascii_case(b"trailers"));
+    options.te_trailers = codings.any(|it| it.eq_ignore_ascii_case(b"trailers"));
     options
+}
+
+/// Whether a message is of NTLM or Negotiate, after which servers take all that follows on the connection for the same user's, against
+/// RFC 9110 §3.3 (RFC 4559 §6). A connection to an instance then serves nobody else.
+pub(crate) fn authenticates_connection(fields: &Fields, bytes: &[u8]) -> bool {
+    let is_such = |field: &Field| {
+        let value = field.value.get(bytes);
+        [b"NTLM".as_slice(), b"Negotiate"]
+            .iter()
+            .any(|scheme| value.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+    };
+    [FieldId::Authorization, FieldId::WwwAuthenticate].into_iter().any(|id| fields.all(id).any(is_such))
 }
 
 impl ConnectionOptions {

@@ -27,6 +27,8 @@ pub(crate) enum HeadError {
     BadValue,
     TooLarge,
     TooManyFields,
+    /// More connection options or protocols than anybody needs: each field is compared with each option.
+    TooManyOptions,
     NoHost,
     ManyHosts,
     ManyLengths,
@@ -41,7 +43,7 @@ impl HeadError {
     pub(crate) const fn status(self) -> u16 {
         match self {
             Self::LongTarget => 414,
-            Self::TooLarge | Self::TooManyFields => 431,
+            Self::TooLarge | Self::TooManyFields | Self::TooManyOptions => 431,
             Self::LongMethod | Self::Tunnel => 501,
             Self::OtherVersion => 505,
             _ => 400,
@@ -89,6 +91,7 @@ impl HeadError {
             Self::BadValue => "a field value contains a control octet",
             Self::TooLarge => "the head is too large",
             Self::TooManyFields => "the head has too many fields",
+            Self::TooManyOptions => "Connection or Upgrade lists too much",
             Self::NoHost => "no Host",
             Self::ManyHosts => "more than one Host",
             Self::ManyLengths => "more than one Content-Length",

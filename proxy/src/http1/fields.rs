@@ -27,6 +27,13 @@ impl Span {
     }
 }
 
+/// Whether a name is this one, which is in lower case: in any case of letters, and with underscores for hyphens, which many programs
+/// read as the same (RFC 3875 §4.1.18).
+pub(crate) fn is_alike(name: &[u8], lower: &[u8]) -> bool {
+    let same = |(a, b): (&u8, &u8)| a.to_ascii_lowercase() == *b || (*a == b'_' && *b == b'-');
+    name.len() == lower.len() && name.iter().zip(lower).all(same)
+}
+
 /// Declares [`FieldId`] and the table of names in one place.
 macro_rules! known {
     ($($id:ident $name:literal,)*) => {

@@ -3,7 +3,7 @@
 use super::{
     error::HeadError,
     fields::{FieldId, Fields},
-    head::Version,
+    head::{StatusLine, Version},
 };
 
 /// The length of a body.
@@ -29,23 +29,26 @@ pub(crate) fn request_body(version: Version, fields: &Fields, bytes: &[u8]) -> R
 pub(crate) fn response_body(
     request_is_head: bool,
     status: u16,
-    version: Version,
     fields: &Fields,
     bytes: &[u8],
 ) -> Result<BodyLength, HeadError> {
-    let announced = announced(version, fields, bytes)?;
+    // A response of HTTP/1.0 in chunks is read, and its connection not used again (RFC 9112 §6.1): the programs that write such are
+    // not old, they only say so.
+    let announced = announced(Version::Http11, fields, bytes)?;
     if request_is_head || is_without_body(status) {
         return Ok(BodyLength::None);
     }
     Ok(announced.unwrap_or(BodyLength::UntilClose))
 }
 
-/// Whether a response that may have no body announces one. What follows it on the connection cannot be trusted to be a
-/// response, so the connection is not used again.
-pub(crate) fn announces_forbidden_body(status: u16, fields: &Fields, bytes: &[u8]) -> bool {
+/// Whether a response announces a body that it may have no (RFC 9110 §8.6), or in a manner that its version does not have. What
+/// follows it on the connection cannot be trusted to be a response, so the connection is not used again.
+pub(crate) fn announces_wrongly(line: &StatusLine, fields: &Fields, bytes: &[u8]) -> bool {
+    let coded = fields.has(FieldId::TransferEncoding);
     let length = fields.value(FieldId::ContentLength, bytes).and_then(number);
-    (status < 200 || status == 204)
-        && (fields.has(FieldId::TransferEncoding) || length.is_some_and(|length| length > 0))
+    let forbidden = line.status < 200 || line.status == 204;
+    forbidden && (coded || length.is_some_and(|length| length > 0))
+        || coded && line.version == Version::Http10
 }
 
 /// Responses with these codes have no body whatever their fields say (RFC 9112 §6.3).

@@ -7,11 +7,13 @@ use super::{
     error::HeadError,
     fields::{FieldId, Fields, Span},
     octets::{target_end, text_end, token_end},
-    section::{line_end, read_section},
+    section::{Ending, line_end, read_section},
 };
 
 /// The empty lines that are skipped before a request (RFC 9112 §2.2). Old clients send one after a body.
 const MAX_EMPTY_LINES: usize = 8;
+/// The most options of a connection, and protocols to change to, in one head.
+const MAX_OPTIONS: usize = 64;
 /// The longest registered method has 17 octets.
 const MAX_METHOD: usize = 32;
 
@@ -123,14 +125,16 @@ pub(crate) fn read_request(
     read(bytes, scanned, limits, fields, request)
 }
 
-/// Reads the head of a response from the start of `bytes`, as [`read_request`] does.
+/// Reads the head of a response from the start of `bytes`, as [`read_request`] does. Its lines may end in LF alone.
 pub(crate) fn read_response(
     bytes: &[u8],
     scanned: &mut usize,
     limits: &HeadLimits,
     fields: &mut Fields,
 ) -> Result<Option<StatusLine>, HeadError> {
-    read(bytes, scanned, limits, fields, response)
+    let read = read(bytes, scanned, limits, fields, response);
+    // There is no target in it that could be too long.
+    read.map_err(|error| if error == HeadError::LongTarget { HeadError::TooLarge } else { error })
 }
 
 /// What [`request`] and [`response`] have in common: the limit of octets, and pieces.
@@ -161,11 +165,11 @@ fn read<Line>(
     }
 }
 
-/// Whether an empty line, or a line that has to be refused, ends at or after `from`.
+/// Whether an empty line, or a line that does not end in CR LF, ends at or after `from`.
 fn may_have_ended(bytes: &[u8], from: usize) -> bool {
     memchr::memchr_iter(b'\n', bytes.get(from..).unwrap_or_default()).any(|at| {
         let before = &bytes[..from + at];
-        !before.ends_with(b"\r") || before.ends_with(b"\r\n\r")
+        !before.ends_with(b"\r") || before.ends_with(b"\n\r")
     })
 }
 
@@ -182,15 +186,18 @@ fn request(bytes: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Opt
     let Some((version, next)) = request_version(bytes, target.end as usize + 1)? else { return Ok(None) };
     let known = Method::of(method.get(bytes));
     let form = form(bytes, method, known, target)?;
-    let Some(length) = read_section(bytes, next, limits.fields, fields)? else { return Ok(None) };
+    let Some(length) = read_section(bytes, Ending::CrLf, next, limits.fields, fields)? else {
+        return Ok(None);
+    };
     check_host(bytes, version, fields)?;
+    check_lists(bytes, fields)?;
     Ok(Some(RequestLine { method, known, target, form, version, length }))
 }
 
 fn skip_empty_lines(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
     let mut at = 0;
     while let Some(b'\r' | b'\n') = bytes.get(at) {
-        let Some(next) = line_end(bytes, at)? else { return Ok(None) };
+        let Some(next) = line_end(bytes, at, Ending::CrLf)? else { return Ok(None) };
         at = next;
         if at > 2 * MAX_EMPTY_LINES {
             return Err(HeadError::EmptyLines);
@@ -237,7 +244,7 @@ fn request_version(bytes: &[u8], at: usize) -> Result<Option<(Version, usize)>, 
         return if rest.contains(&b'\n') { Err(HeadError::BadVersion) } else { Ok(None) };
     };
     let version = version(text).ok_or(HeadError::BadVersion)?;
-    match line_end(bytes, at + 8) {
+    match line_end(bytes, at + 8, Ending::CrLf) {
         Ok(None) => Ok(None),
         Ok(Some(next)) => Ok(Some((version?, next))),
         Err(HeadError::BadValue) => Err(HeadError::BadRequestLine),
@@ -285,6 +292,16 @@ fn check_host(bytes: &[u8], version: Version, fields: &Fields) -> Result<(), Hea
     }
 }
 
+/// Bounds the lists that are gone through again for other fields.
+fn check_lists(bytes: &[u8], fields: &Fields) -> Result<(), HeadError> {
+    for id in [FieldId::Connection, FieldId::Upgrade] {
+        if fields.has(id) && fields.elements(id, bytes).nth(MAX_OPTIONS).is_some() {
+            return Err(HeadError::TooManyOptions);
+        }
+    }
+    Ok(())
+}
+
 fn response(bytes: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Option<StatusLine>, HeadError> {
     let Some((version, status)) = version_and_status(bytes)? else { return Ok(None) };
     let start = match bytes.get(12) {
@@ -294,8 +311,10 @@ fn response(bytes: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Op
         Some(_) => return Err(HeadError::BadStatusLine),
     };
     let end = text_end(bytes, start);
-    let Some(next) = line_end(bytes, end)? else { return Ok(None) };
-    let Some(length) = read_section(bytes, next, limits.fields, fields)? else { return Ok(None) };
+    let ending = Ending::CrLfOrLf;
+    let Some(next) = line_end(bytes, end, ending)? else { return Ok(None) };
+    let Some(length) = read_section(bytes, ending, next, limits.fields, fields)? else { return Ok(None) };
+    check_lists(bytes, fields)?;
     Ok(Some(StatusLine { version, status, reason: Span::new(start, end), length }))
 }
 

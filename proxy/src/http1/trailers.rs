@@ -1,7 +1,7 @@
 //! Which fields may be in trailers, and writing the end of a body with those (RFC 9110 §6.5).
 
 use super::{
-    fields::{FieldId, Fields},
+    fields::{Field, FieldId, Fields},
     write::{end_of_head, field},
 };
 
@@ -73,10 +73,16 @@ pub(crate) const fn is_forbidden_in_trailers(id: FieldId) -> bool {
     FORBIDDEN_SET & id.bit() != 0
 }
 
-/// Appends the last chunk of a body and its trailers, without those that are forbidden there.
-pub(crate) fn write_trailers(out: &mut Vec<u8>, fields: &Fields, bytes: &[u8]) {
+/// Appends the last chunk of a body and its trailers, without those that are forbidden there or whose name is in `without`.
+pub(crate) fn write_trailers(
+    out: &mut Vec<u8>,
+    fields: &Fields,
+    bytes: &[u8],
+    without: impl Fn(&[u8]) -> bool,
+) {
     out.extend_from_slice(b"0\r\n");
-    for it in fields.iter().filter(|it| !is_forbidden_in_trailers(it.id)) {
+    let passes = |it: &&Field| !is_forbidden_in_trailers(it.id) && !without(it.name.get(bytes));
+    for it in fields.iter().filter(passes) {
         field(out, it.name.get(bytes), it.value.get(bytes));
     }
     end_of_head(out);

@@ -9,7 +9,7 @@ use regex::bytes::Regex;
 use store::model::{HeaderModifier, PathMatch, PathRewrite, PatternSegment, RequestRedirect, Scheme};
 
 use crate::{
-    http1::FieldId,
+    http1::{FieldId, is_alike},
     target::{Authority, Target, normal_path},
 };
 
@@ -256,9 +256,15 @@ impl FieldChanges {
         }
     }
 
-    /// True if fields of this name, in any case, fall out of the message.
+    /// True if fields fall out of the message. Trailers of a message are then not passed on at all: programs that take them for fields of
+    /// the head would see there what was taken out.
+    pub(crate) fn removes(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// True if fields of this name fall out of the message, in any case and with underscores for hyphens.
     pub(crate) fn drops(&self, name: &[u8]) -> bool {
-        self.out.iter().any(|it| it.as_bytes().eq_ignore_ascii_case(name))
+        self.out.iter().any(|it| is_alike(name, it.as_bytes()))
     }
 
     /// The fields that come in, as lines of HTTP/1.1 with their ends.

@@ -64,7 +64,7 @@ async fn the_instance_gets_the_head_that_the_gateway_wrote() {
     let answer = client
         .ask(
             "GET /a%20b?c=d HTTP/1.1\r\nHost: web.example.com\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\n\
-             Keep-Alive: timeout=9\r\nTE: trailers\r\nUpgrade: h2c\r\nProxy-Connection: close\r\n\
+             Keep-Alive: timeout=9\r\nTE: gzip\r\nUpgrade: h2c\r\nProxy-Connection: close\r\n\
              X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: gopher\r\nX-Kept: yes\r\n\r\n",
         )
         .await;

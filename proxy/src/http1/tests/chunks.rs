@@ -200,9 +200,9 @@ fn trailers_are_written_without_fields_that_cannot_be_there() {
     assert!(decoder.decode(text.as_bytes()).unwrap().end);
     let mut out = Vec::new();
     let (fields, bytes) = decoder.trailers();
-    write_trailers(&mut out, fields, bytes);
+    write_trailers(&mut out, fields, bytes, |_| false);
     assert_eq!(String::from_utf8(out).unwrap(), "0\r\nGrpc-Status: 0\r\nServer-Timing: a\r\nETag: b\r\n\r\n");
     let mut out = Vec::new();
-    write_trailers(&mut out, &Fields::default(), b"");
+    write_trailers(&mut out, &Fields::default(), b"", |_| false);
     assert_eq!(out, LAST_CHUNK);
 }

@@ -79,8 +79,39 @@ fn a_bare_line_feed_is_refused() {
     ] {
         assert_eq!(request(text), Err(HeadError::BareLineFeed), "{text:?}");
     }
-    assert_eq!(response("HTTP/1.1 200 OK\nA: b\r\n\r\n"), Err(HeadError::BareLineFeed));
-    assert_eq!(response("HTTP/1.1 200\nA: b\r\n\r\n"), Err(HeadError::BareLineFeed));
+}
+
+// RFC 9112 §2.2: a recipient may take LF alone for the end of a line, which small servers write in their responses.
+#[test]
+fn a_line_feed_alone_ends_the_lines_of_a_response() {
+    for (text, reason, read) in [
+        ("HTTP/1.1 200 OK\nA: b\n\nbody\n\n", "OK", vec![("A", "b")]),
+        ("HTTP/1.1 200\nA: b \nC:\n\n", "", vec![("A", "b"), ("C", "")]),
+        ("HTTP/1.1 200 OK\r\nA: b\n\r\n", "OK", vec![("A", "b")]),
+        ("HTTP/1.1 200 OK\n\n", "OK", vec![]),
+        ("HTTP/1.1 200 OK\nA: b\r\n\n", "OK", vec![("A", "b")]),
+    ] {
+        let (line, fields) = response(text).unwrap().unwrap();
+        let read: Vec<_> =
+            read.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(
+            (line.reason.get(text.as_bytes()), pairs(&fields, text.as_bytes())),
+            (reason.as_bytes(), read)
+        );
+        let body = text.find("body").unwrap_or(text.len());
+        assert_eq!(line.length, body, "{text:?}");
+        // In pieces it is the same.
+        let (mut scanned, mut fields) = (0, Fields::default());
+        let limits = HeadLimits { bytes: 100, fields: 3, line: 90, lenient_query: false };
+        let ends = (1..=text.len()).find(|end| {
+            let read = read_response(&text.as_bytes()[..*end], &mut scanned, &limits, &mut fields);
+            read.unwrap().is_some()
+        });
+        assert_eq!(ends, Some(body), "{text:?}");
+    }
+    assert_eq!(response("HTTP/1.1 200 OK\nA: b\n c\n\n"), Err(HeadError::FoldedLine));
+    assert_eq!(response("HTTP/1.1 200 OK\nA\n\n"), Err(HeadError::BadName));
+    assert_eq!(response("HTTP/1.1 200 OK\nA: b\rc\n\n"), Err(HeadError::BareCarriageReturn));
 }
 
 // RFC 9112 §2.2.

@@ -11,7 +11,7 @@ fn of_request(version: &str, fields: &str) -> Result<BodyLength, HeadError> {
 fn of_answer(head: bool, line: &str, fields: &str) -> Result<BodyLength, HeadError> {
     let text = format!("HTTP/{line}\r\n{fields}\r\n");
     let (line, fields) = response(&text).unwrap().unwrap();
-    response_body(head, line.status, line.version, &fields, text.as_bytes())
+    response_body(head, line.status, &fields, text.as_bytes())
 }
 
 // RFC 9112 §6.3, rules 6 to 8.
@@ -107,17 +107,19 @@ fn the_only_coding_is_one_chunked() {
     ] {
         assert_eq!(of_request("1.1", fields), Err(HeadError::OtherCoding), "{fields:?}");
         assert_eq!(of_answer(false, "1.1 200 OK", fields), Err(HeadError::OtherCoding), "{fields:?}");
+        assert_eq!(of_answer(false, "1.0 200 OK", fields), Err(HeadError::OtherCoding), "{fields:?}");
     }
 }
 
-// RFC 9112 §6.1.
+// RFC 9112 §6.1: a response is processed, and its connection is not used again.
 #[test]
-fn http_1_0_has_no_codings() {
-    assert_eq!(of_request("1.0", "Transfer-Encoding: chunked\r\n"), Err(HeadError::CodingInHttp10));
-    assert_eq!(
-        of_answer(false, "1.0 200 OK", "Transfer-Encoding: chunked\r\n"),
-        Err(HeadError::CodingInHttp10)
-    );
+fn http_1_0_has_no_codings_and_programs_that_answer_with_one_are_understood() {
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    assert_eq!(of_request("1.0", chunked), Err(HeadError::CodingInHttp10));
+    assert_eq!(of_answer(false, "1.0 200 OK", chunked), Ok(BodyLength::Chunked));
+    let both = format!("{chunked}Content-Length: 5\r\n");
+    assert_eq!(of_answer(false, "1.0 200 OK", &both), Err(HeadError::LengthAndCoding));
+    assert!(announced_wrongly("1.0 200 OK", chunked));
 }
 
 // RFC 9112 §6.3, rules 1, 6 to 8.
@@ -142,11 +144,7 @@ fn an_answer_says_how_long_its_body_is() {
 // RFC 9110 §8.6 and RFC 9112 §6.1: no length and no coding in 1xx and 204.
 #[test]
 fn a_body_that_must_not_be_there_is_noticed() {
-    let forbidden = |status: &str, fields: &str| {
-        let text = format!("HTTP/1.1 {status}\r\n{fields}\r\n");
-        let (line, fields) = response(&text).unwrap().unwrap();
-        announces_forbidden_body(line.status, &fields, text.as_bytes())
-    };
+    let forbidden = |status: &str, fields: &str| announced_wrongly(&format!("1.1 {status}"), fields);
     assert!(forbidden("204", "Content-Length: 5\r\n"));
     assert!(forbidden("204", "Transfer-Encoding: chunked\r\n"));
     assert!(forbidden("103", "Content-Length: 5\r\n"));
@@ -154,6 +152,28 @@ fn a_body_that_must_not_be_there_is_noticed() {
     assert!(!forbidden("204", ""));
     assert!(!forbidden("304", "Content-Length: 5\r\n"), "it is the length of the answer with a body");
     assert!(!forbidden("200", "Content-Length: 5\r\n"));
+    assert!(!forbidden("200", "Transfer-Encoding: chunked\r\n"));
+}
+
+fn announced_wrongly(line: &str, fields: &str) -> bool {
+    let text = format!("HTTP/{line}\r\n{fields}\r\n");
+    let (line, fields) = response(&text).unwrap().unwrap();
+    announces_wrongly(&line, &fields, text.as_bytes())
+}
+
+// RFC 4559 §6.
+#[test]
+fn a_connection_that_a_user_is_known_on_is_noticed() {
+    let noticed = |fields: &str| {
+        let text = format!("HTTP/1.1 401 Who\r\n{fields}\r\n");
+        let (_, fields) = response(&text).unwrap().unwrap();
+        authenticates_connection(&fields, text.as_bytes())
+    };
+    assert!(noticed("WWW-Authenticate: Basic realm=a\r\nWWW-Authenticate: NTLM\r\n"));
+    assert!(noticed("WWW-Authenticate: negotiate YII=\r\n") && noticed("Authorization: NTLM TlRM\r\n"));
+    assert!(
+        !noticed("WWW-Authenticate: Basic realm=\"NTLM\"\r\nAuthorization: Bearer NTLM\r\n") && !noticed("")
+    );
 }
 
 fn options(fields: &str) -> (ConnectionOptions, Vec<String>) {
@@ -208,13 +228,18 @@ fn whether_a_connection_persists_follows_from_version_and_options() {
     }
 }
 
-// RFC 9110 §7.8 and §10.1.4: `Upgrade` and `TE` count only if `Connection` lists them.
+// RFC 9110 §7.8: `Upgrade` counts only if `Connection` lists it.
 #[test]
-fn upgrade_and_te_count_if_connection_lists_them() {
+fn an_upgrade_counts_if_connection_lists_it() {
     assert!(options("Connection: Upgrade\r\nUpgrade: websocket\r\n").0.upgrade);
     assert!(!options("Connection: Upgrade\r\n").0.upgrade);
     assert!(!options("Upgrade: websocket\r\n").0.upgrade);
+}
+
+// RFC 9110 §10.1.4.
+#[test]
+fn trailers_are_welcome_also_if_connection_does_not_list_te() {
     assert!(options("Connection: TE\r\nTE: gzip;q=0.5, Trailers\r\n").0.te_trailers);
-    assert!(!options("TE: trailers\r\n").0.te_trailers);
+    assert!(options("TE: trailers\r\n").0.te_trailers);
     assert!(!options("Connection: te\r\nTE: gzip\r\n").0.te_trailers);
 }
