@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use store::model::{
-    Balance, DirectResponse, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, RetryOn, Route,
-    RouteLimits, RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade, UrlRewrite,
-    Weight,
+    Balance, DirectResponse, FieldMatch, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, RetryOn,
+    Route, RouteLimits, RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade,
+    UrlRewrite, ValueMatch, Weight,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
 use super::{
     instances::{Instance, read_head},
@@ -85,6 +85,49 @@ async fn header_fields_are_changed_in_both_directions() {
     let all =
         |name: &str| head.headers.get_all(name).iter().map(|it| it.to_str().unwrap()).collect::<Vec<_>>();
     assert_eq!((all("x-set"), all("x-add"), all("x-gone")), (vec!["asked"], vec!["1", "asked"], vec![]));
+}
+
+#[tokio::test]
+async fn trailers_of_a_message_whose_fields_are_changed_are_not_passed_on() {
+    let said =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Gone\r\n\r\n0\r\nX-Gone: 1\r\n\r\n";
+    let gone = HeaderModifier { set: vec![], add: vec![], remove: vec!["X-Gone".parse().unwrap()] };
+    for (modifier, passed) in [(None, true), (Some(Box::new(gone)), false)] {
+        let web = Instance::saying("web-1", said).await;
+        let world = with(Route { response_header_modifier: modifier, ..plain() }, &[&web]).await;
+        let mut client = world.client().await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: web.example.com\r\nTE: trailers\r\nConnection: close\r\n\r\n")
+            .await;
+        let mut all = String::new();
+        client.stream.read_to_string(&mut all).await.unwrap();
+        let all = all.to_ascii_lowercase();
+        assert_eq!((all.contains("x-gone: 1"), all.contains("trailer: x-gone")), (passed, passed), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn conditions_see_claims_about_the_client_only_of_trusted_peers() {
+    let web = Instance::new("web-1").await;
+    let is = |name: &str| FieldMatch { name: name.parse().unwrap(), value: ValueMatch::Present(true) };
+    for (condition, claim) in [
+        (is("X-Forwarded-Proto"), "X-Forwarded-Proto: https"),
+        (is("X-Real-IP"), "X-Real-IP: 10.0.0.1"),
+        (is("X-Forwarded-Ssl"), "X-Forwarded-Ssl: on"),
+        (is("Forwarded"), "Forwarded: for=10.0.0.1"),
+    ] {
+        for (trusted, status) in [(false, 404), (true, 200)] {
+            let mut config = alone(|_| {});
+            if trusted {
+                config.listeners[0].trusted_networks = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+            }
+            let route = Route { headers: vec![condition.clone()], ..plain() };
+            let sources = Sources { routes: vec![route], ..sources() };
+            let world = World::start_with(config, sources, std::slice::from_ref(&web.endpoint)).await;
+            let request = format!("GET / HTTP/1.1\r\nHost: web.example.com\r\n{claim}\r\n\r\n");
+            assert_eq!(world.client().await.ask(&request).await.status, status, "{claim} {trusted}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,31 @@ async fn an_instance_of_another_site_serves_when_the_own_site_has_none() {
 }
 
 #[tokio::test]
+async fn a_site_whose_instances_are_all_killed_fails_no_request() {
+    let theirs = Instance::new("theirs").await;
+    let mut ours = Vec::new();
+    for number in 0..6 {
+        ours.push(Instance::new(&format!("ours-{number}")).await);
+    }
+    let endpoints: Vec<_> = ours.iter().map(|it| it.endpoint.clone()).collect();
+    let world = World::start(alone(|_| {}), &endpoints).await;
+    world.discover_away("web", "s0", std::slice::from_ref(&theirs.endpoint));
+    let mut client = world.client().await;
+    let post = "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 5\r\n\r\nhello";
+    for _ in 0..30 {
+        assert!(client.ask(post).await.text().starts_with("ours"));
+    }
+    for instance in ours {
+        instance.kill().await;
+    }
+    for number in 0..100 {
+        let answer = client.ask(post).await;
+        assert_eq!((answer.status, answer.text()), (200, "theirs".to_owned()), "request {number}");
+    }
+    assert_eq!((world.metrics().downs.get(), world.metrics().ejections.get()), (6, 0));
+}
+
+#[tokio::test]
 async fn an_instance_in_both_registries_is_used_as_the_own_one_says() {
     let both = Instance::new("both").await;
     let world = World::start(alone(|_| {}), &[critical(&both.endpoint)]).await;
