@@ -32,6 +32,8 @@ pub(crate) struct Response {
     pub(crate) reusable: bool,
     /// When the instance will close it while it is idle.
     pub(crate) closes_after: Option<Duration>,
+    /// The instance's connection rests for a moment before it serves again.
+    pub(crate) rests: bool,
     /// The client's connection may serve another request.
     pub(crate) keep_alive: bool,
     /// `Retry-After` of a 429 or 503, in seconds.
@@ -127,6 +129,9 @@ pub(crate) fn forward(
             && !plan.authenticates
             && !authenticates_connection(fields, octets),
         closes_after: keep_alive_timeout(fields, octets),
+        rests: plan.asked.method == Method::Head
+            && (fields.has(FieldId::TransferEncoding)
+                || fields.value(FieldId::ContentLength, octets).is_some_and(|it| it != b"0")),
         keep_alive,
         retry_after: retry_after(line.status, fields, octets, date),
     })

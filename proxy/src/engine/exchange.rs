@@ -535,6 +535,7 @@ impl<'a> Exchange<'a> {
                 // Most instances that answer before they have read a body close the connection afterwards, announced or not.
                 response.reusable &= self.uploaded;
                 connection.closes_after = response.closes_after;
+                connection.rests = response.rests;
                 Seen::Final(response, text)
             }
         };

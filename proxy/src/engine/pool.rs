@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// How late a body may come that must not be there.
+const LATE_BODY: Duration = Duration::from_millis(100);
+
 /// A connection to an instance.
 #[derive(Debug)]
 pub(crate) struct UpstreamConnection {
@@ -49,6 +52,9 @@ pub(crate) struct UpstreamConnection {
     pub(crate) reused: bool,
     /// When the instance will close it while it is idle (`Keep-Alive: timeout`); `None`: it did not say.
     pub(crate) closes_after: Option<Duration>,
+    /// Its last response was to HEAD and announced a body. Instances that send that body all the same must not be heard as if it
+    /// were the next response, so it rests for [`LATE_BODY`].
+    pub(crate) rests: bool,
     /// When its last exchange ended.
     pub(crate) idle_since: Instant,
 }
@@ -74,6 +80,7 @@ impl UpstreamConnection {
             handed: 0,
             reused: false,
             closes_after: None,
+            rests: false,
             idle_since: Instant::now(),
         }
     }
@@ -119,8 +126,10 @@ impl Pool {
         admits: impl Fn(&UpstreamConnection) -> bool,
     ) -> Option<UpstreamConnection> {
         let connections = self.idle.get_mut(&address)?;
+        let rests =
+            |it: &UpstreamConnection| it.rests && now.saturating_duration_since(it.idle_since) < LATE_BODY;
         // Nearly always the last one: services that speak with one address in different ways are rare.
-        while let Some(at) = connections.iter().rposition(&admits) {
+        while let Some(at) = connections.iter().rposition(|it| !rests(it) && admits(it)) {
             let mut connection = connections.swap_remove(at);
             connection.idle = None;
             connection.keep = terms.keep;

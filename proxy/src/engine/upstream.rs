@@ -221,7 +221,7 @@ impl Upstream {
         let Some(circuit) = connection.place.as_ref().map(|it| Arc::clone(it.circuit())) else {
             return Some(connection);
         };
-        if connection.handed < HANDED_IN_A_ROW && circuit.connections_wanted() > 0 {
+        if !connection.rests && connection.handed < HANDED_IN_A_ROW && circuit.connections_wanted() > 0 {
             while let Some(waiter) = self.waiting.borrow_mut().next(&connection, &circuit) {
                 connection.handed += 1;
                 match waiter.send(connection) {

@@ -105,3 +105,30 @@ async fn a_connection_on_which_a_user_is_known_serves_nobody_else() {
         eventually("its connection is not kept", || web.open() == 0).await;
     }
 }
+
+// RFC 9112 §6.3: a response to HEAD has no body, whatever its instance sends.
+#[tokio::test]
+async fn a_body_that_comes_late_to_head_is_no_response_to_the_next_client() {
+    let serve = |mut stream: tokio::net::TcpStream, _| async move {
+        loop {
+            let head = read_head(&mut stream).await;
+            let length = "HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n";
+            if stream.write_all(length.as_bytes()).await.is_err() {
+                return;
+            }
+            if head.starts_with("HEAD") {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nforged").await;
+        }
+    };
+    let web = Instance::scripted("web-1", serve).await;
+    let world = World::of(&[&web]).await;
+    let mut client = world.client().await;
+    for _ in 0..10 {
+        let head = client.ask("HEAD / HTTP/1.1\r\nHost: web.example.com\r\n\r\n").await;
+        assert_eq!(head.status, 200);
+        let answer = client.get("web.example.com", "/").await;
+        assert_eq!((answer.status, answer.body.len()), (200, 44));
+    }
+}
