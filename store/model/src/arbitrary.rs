@@ -43,6 +43,8 @@ fn addresses(least: usize) -> impl Strategy<Value = Addresses> {
 
 fn net() -> impl Strategy<Value = ipnet::IpNet> {
     (any::<std::net::IpAddr>(), 0u8..=128).prop_map(|(ip, length)| {
+        // No document has a network of IPv4-mapped addresses.
+        let ip = ip.to_canonical();
         let most = if ip.is_ipv4() { 32 } else { 128 };
         ipnet::IpNet::new(ip, length.min(most)).unwrap().trunc()
     })

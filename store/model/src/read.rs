@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, collections::HashSet, fmt, hash::Hash, ops::RangeInclusive, str::FromStr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Span, Ttl, Words,
@@ -192,10 +192,11 @@ impl<'a> Reader<'a> {
         truth
     }
 
-    /// A network in CIDR form without host bits, such as `10.1.0.0/16`.
+    /// A network in CIDR form without host bits, such as `10.1.0.0/16`. One of IPv4-mapped addresses is read as that of the
+    /// IPv4 addresses, because addresses are compared in that form.
     #[must_use]
     pub fn net(&self) -> Option<IpNet> {
-        let net: IpNet = self.parse_as("a network such as 10.1.0.0/16 or 2001:db8::/48")?;
+        let net = unmapped(self.parse_as("a network such as 10.1.0.0/16 or 2001:db8::/48")?);
         if net.trunc() != net {
             self.wrong(format_args!("a network: it has host bits; the network is {}", net.trunc()));
             return None;
@@ -305,6 +306,14 @@ impl<'a> Reader<'a> {
     fn prefix(&self) -> String {
         if self.field.is_empty() { String::new() } else { format!("{}.", self.field) }
     }
+}
+
+/// A network whose addresses are all IPv4-mapped (RFC 4291 §2.5.5.2), as that of the IPv4 addresses.
+fn unmapped(net: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = net else { return net };
+    let length = mapped.prefix_len().checked_sub(96);
+    let found = mapped.addr().to_ipv4_mapped().zip(length);
+    found.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(net, IpNet::V4)
 }
 
 /// The fields of a map. When dropped, every key that was not looked up is an error.
@@ -512,5 +521,22 @@ mod tests {
         assert!(found[0].contains("\"majorty\" is not one of majority or any; did you mean \"majority\"?"));
         assert!(found[1].contains("the network is 10.1.0.0/16"), "{found:#?}");
         assert!(found[2].contains("a network such as"), "{found:#?}");
+    }
+
+    #[test]
+    fn a_network_of_mapped_addresses_is_that_of_the_addresses() {
+        let text = "a: '::ffff:10.0.0.0/104'\nb: '::ffff:0:0/96'\nc: '::ffff:0:0/95'\nd: '::ffff:10.0.0.1/104'\n\
+                    e: '2001:db8::/104'\nf: '::fffe:0:0/95'\n";
+        let found = read(text, |fields| {
+            let net = |key| fields.optional(key, |it| it.net()).map(|it| it.to_string());
+            assert_eq!(net("a").as_deref(), Some("10.0.0.0/8"));
+            assert_eq!(net("b").as_deref(), Some("0.0.0.0/0"));
+            assert_eq!(net("c"), None);
+            assert_eq!(net("d"), None);
+            assert_eq!(net("e").as_deref(), Some("2001:db8::/104"));
+            assert_eq!(net("f").as_deref(), Some("::fffe:0:0/95"));
+        });
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found[0].contains("c: ") && found[1].contains("the network is 10.0.0.0/8"), "{found:#?}");
     }
 }
