@@ -3,7 +3,7 @@
 //!
 //! Both readers are bounded ([`MAX_PAIRS`]), so that a head full of pairs costs no more than a head without, and skip what
 //! is not a pair instead of guessing. Both skip nothing else: the value is as the client wrote it. Of several pairs with
-//! one name the first counts, as in the Gateway API.
+//! one name, sticky splits and consistent hashing take the first, and a condition holds if it holds for one of them.
 
 /// The pairs that are read of a request's cookies or query; those behind are not looked at.
 pub(crate) const MAX_PAIRS: usize = 256;

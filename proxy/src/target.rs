@@ -13,6 +13,8 @@
 
 use std::borrow::Cow;
 
+use store::model::is_ambiguous_segment;
+
 /// Why a target or an authority is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -343,7 +345,7 @@ impl Normal {
             rest = &rest[at + 3..];
         }
         self.path.push_str(rest);
-        self.ambiguous |= is_ambiguous(&self.path[start..]);
+        self.ambiguous |= is_ambiguous_segment(&self.path[start..]);
         Ok(())
     }
 }
@@ -360,37 +362,6 @@ pub(crate) fn push_encoded(path: &mut String, octet: u8) {
     path.push('%');
     path.push(char::from(DIGITS[usize::from(octet >> 4)]));
     path.push(char::from(DIGITS[usize::from(octet & 15)]));
-}
-
-/// Spellings in which some servers see `/`, `\`, NUL or `.`: encoded once, or in UTF-8 of more octets than the character
-/// needs (RFC 3629 §10).
-const HIDDEN: [&str; 15] = [
-    "%2F",
-    "%5C",
-    "%00",
-    "%C0%80",
-    "%C0%AE",
-    "%C0%AF",
-    "%C1%9C",
-    "%E0%80%80",
-    "%E0%80%AE",
-    "%E0%80%AF",
-    "%E0%81%9C",
-    "%F0%80%80%80",
-    "%F0%80%80%AE",
-    "%F0%80%80%AF",
-    "%F0%80%81%9C",
-];
-
-/// True if servers read a decoded segment in different ways.
-fn is_ambiguous(segment: &str) -> bool {
-    // `..;x` is a dot segment with parameters to servlet containers, and a name to others.
-    let name = segment.strip_prefix("..").or_else(|| segment.strip_prefix('.'));
-    if name.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B")) {
-        return true;
-    }
-    let hidden = |at: usize| HIDDEN.iter().any(|it| segment[at..].starts_with(it));
-    segment.bytes().enumerate().any(|(at, octet)| octet == b'\\' || octet == b'%' && hidden(at))
 }
 
 /// The normal form of a path in a document, in which octets outside the syntax of URIs may stand as they are.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use store::model::{
-    Balance, DirectResponse, FieldMatch, HeaderField, HeaderModifier, PathMatch, PathRewrite, Retry, RetryOn,
-    Route, RouteLimits, RouteTarget, Scheme, SessionPersistence, Size, Sources, Span, Timeouts, Upgrade,
-    UrlRewrite, ValueMatch, Weight,
+    Balance, DirectResponse, Document, FieldMatch, HeaderField, HeaderModifier, PathMatch, PathRewrite,
+    Retry, RetryOn, Route, RouteLimits, RouteTarget, Scheme, SessionPersistence, Size, Sources, Span,
+    Timeouts, Upgrade, UrlRewrite, ValueMatch, Weight, parse,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 
@@ -59,6 +59,28 @@ async fn paths_and_hosts_are_rewritten() {
         assert_eq!(head.headers["host"], "inside.example.com");
         assert_eq!(head.headers["x-forwarded-host"], "web.example.com");
     }
+}
+
+/// A route as users write it: decoding has to let through what the gateway can do.
+#[tokio::test]
+async fn parameters_of_a_document_are_filled_in() {
+    let read = |more: &str| {
+        let text = format!(
+            "kind: Route\nname: web\nhosts: [web.example.com]\npaths: [{{ pattern: '/u/{{id}}' }}]\n{more}\n"
+        );
+        match parse("w.yaml", &text).unwrap().remove(0).value {
+            Document::Route(route) => route,
+            other => panic!("{other:?}"),
+        }
+    };
+    let web = Instance::new("web-1").await;
+    let path = "{ path: { replace_full_path: '/users/{id}/profile' } }";
+    let world = with(read(&format!("to: [{{ service: web }}]\nurl_rewrite: {path}")), &[&web]).await;
+    assert_eq!(world.get("/u/7?q=1").await.0, 200);
+    assert_eq!(web.last().head.uri, "/users/7/profile?q=1");
+    let world = with(read(&format!("request_redirect: {path}")), &[]).await;
+    let answer = world.client().await.get("web.example.com", "/u/7").await;
+    assert!(answer.field("location").is_some_and(|it| it.ends_with("/users/7/profile")), "{answer:?}");
 }
 
 #[tokio::test]

@@ -273,8 +273,8 @@ fn small_errors_are_told_apart() {
         ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s, weight: 0}]\n", "no service gets a request"),
         ("kind: Route\nname: r\nhosts: [a.b]\nto: [{service: s}, {service: s}]\n", "is listed twice"),
         (
-            "kind: Route\nname: r\nhosts: [a.b]\npaths: [{prefix: /a/}]\nto: [{service: s}]\n",
-            "no slash at its end",
+            "kind: Route\nname: r\nhosts: [a.b]\npaths: [{prefix: /a//}]\nto: [{service: s}]\n",
+            "a path such as / or /api/v1: whole segments",
         ),
         ("kind: Check\nname: c\ntype: tcp\nport: 1\npath: /\n", "means nothing to a check of type tcp"),
         ("kind: Check\nname: c\ntype: tcp\n", "port: is missing"),

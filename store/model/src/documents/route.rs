@@ -11,7 +11,7 @@ mod precedence;
 
 pub use attempts::{Hedge, Retry, RetryOn, RouteLimits, Timeouts};
 pub use filters::{DirectResponse, HeaderModifier, PathRewrite, RequestMirror, RequestRedirect, UrlRewrite};
-pub use path::{PathError, PathMatch, PathPattern, PatternSegment};
+pub use path::{PathError, PathMatch, PathPattern, PatternSegment, is_ambiguous_segment};
 pub use precedence::Precedence;
 
 use ipnet::IpNet;
@@ -172,7 +172,8 @@ words! {
 }
 
 words! {
-    /// What becomes of `%2F`, `%5C`, `\`, `%00` and `..;` in a path.
+    /// What becomes of `%2F`, `%5C`, `\`, `%00`, overlong UTF-8 of one of these or of a dot, and segments that start with `.;`
+    /// or `..;`, in a path ([`is_ambiguous_segment`]).
     #[derive(Default)]
     pub enum EncodedSlashes {
         /// 400.

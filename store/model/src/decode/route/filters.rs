@@ -2,8 +2,8 @@
 
 use super::most;
 use crate::{
-    DirectResponse, DomainName, HeaderField, HeaderModifier, HeaderName, PathMatch, PathRewrite, Percent,
-    RegularExpression, RequestMirror, RequestRedirect, Route, Scheme, UrlRewrite,
+    DirectResponse, DomainName, HeaderField, HeaderModifier, HeaderName, PathMatch, PathRewrite,
+    PatternSegment, Percent, RegularExpression, RequestMirror, RequestRedirect, Route, Scheme, UrlRewrite,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -143,8 +143,7 @@ fn path(field: &Reader<'_>, route: &Route) -> Option<PathRewrite> {
         at.error("means nothing without a regular expression", "this key only with `regex`");
     }
     if prefix {
-        let replace_prefix_match =
-            fields.optional("replace_prefix_match", |field| text(&field, PathMatch::prefix));
+        let replace_prefix_match = fields.optional("replace_prefix_match", |field| new_prefix(&field));
         if route.paths.iter().any(|it| !matches!(it, PathMatch::Prefix(_))) {
             field
                 .error("there is a path that is no prefix", "only prefixes in `paths`, or replace_full_path");
@@ -152,7 +151,7 @@ fn path(field: &Reader<'_>, route: &Route) -> Option<PathRewrite> {
         return Some(PathRewrite::Prefix { replace_prefix_match: replace_prefix_match? });
     }
     if full {
-        let replace_full_path = fields.optional("replace_full_path", |field| text(&field, PathMatch::exact));
+        let replace_full_path = fields.optional("replace_full_path", |field| full_path(&field, route));
         return Some(PathRewrite::Full { replace_full_path: replace_full_path? });
     }
     let regex: Option<RegularExpression> = fields.optional("regex", |field| field.parse());
@@ -162,13 +161,11 @@ fn path(field: &Reader<'_>, route: &Route) -> Option<PathRewrite> {
     Some(PathRewrite::Regex { regex: regex?, substitution: substitution? })
 }
 
-fn text<E: std::fmt::Display>(
-    field: &Reader<'_>,
-    check: impl FnOnce(&str) -> Result<PathMatch, E>,
-) -> Option<String> {
-    let text = field.text(1_000)?;
-    match check(text) {
-        Ok(_) => Some(text.to_owned()),
+/// What takes the place of a prefix; nothing is the root.
+fn new_prefix(field: &Reader<'_>) -> Option<String> {
+    let found = if is_nothing(field) { Ok(PathMatch::root()) } else { PathMatch::prefix(field.text(1_000)?) };
+    match found {
+        Ok(path) => Some(path.to_string()),
         Err(expected) => {
             field.wrong(expected);
             None
@@ -176,13 +173,60 @@ fn text<E: std::fmt::Display>(
     }
 }
 
+/// A whole path, in which parameters that every path of the route has may stand.
+fn full_path(field: &Reader<'_>, route: &Route) -> Option<String> {
+    let text = field.text(1_000)?;
+    let (plain, parameters) = without_parameters(text);
+    if let Err(expected) = PathMatch::exact(&plain) {
+        field.wrong(expected);
+        return None;
+    }
+    let has = |path: &PathMatch, name| match path {
+        PathMatch::Pattern(pattern) => pattern.segments().any(|it| it == PatternSegment::Parameter(name)),
+        _ => false,
+    };
+    let unknown = parameters.into_iter().find(|name| !route.paths.iter().all(|path| has(path, name)));
+    if let Some(name) = unknown {
+        field.error(
+            format!("not every path of the route has the parameter {{{name}}}"),
+            format!("only {{ pattern: PATH }} in `paths`, each with {{{name}}}"),
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A path with a letter in place of each `{name}`, and these names. Other braces stay.
+fn without_parameters(text: &str) -> (String, Vec<&str>) {
+    let (mut plain, mut names, mut rest) = (String::new(), Vec::new(), text);
+    let is_name = |it: &str| !it.is_empty() && it.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    while let Some((before, after)) = rest.split_once('{') {
+        plain.push_str(before);
+        rest = match after.split_once('}').filter(|(name, _)| is_name(name)) {
+            Some((name, after)) => {
+                plain.push('x');
+                names.push(name);
+                after
+            }
+            None => {
+                plain.push('{');
+                after
+            }
+        };
+    }
+    plain.push_str(rest);
+    (plain, names)
+}
+
+/// True for an empty text in quotes.
+fn is_nothing(field: &Reader<'_>) -> bool {
+    matches!(&field.node().value, Value::Scalar(scalar) if scalar.quoted && scalar.text.is_empty())
+}
+
 /// A substitution whose groups are in the expression, and whose other octets can stand in a path.
 fn substitution_of(field: &Reader<'_>, regex: Option<&RegularExpression>) -> Option<String> {
     // Nothing is a substitution too: it takes matches out.
-    if let Value::Scalar(scalar) = &field.node().value
-        && scalar.quoted
-        && scalar.text.is_empty()
-    {
+    if is_nothing(field) {
         return Some(String::new());
     }
     let text = field.text(1_000)?;

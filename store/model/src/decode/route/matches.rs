@@ -57,13 +57,12 @@ fn path(field: &Reader<'_>, encoded: bool) -> Option<PathMatch> {
     } else {
         text.parse().map(PathMatch::Pattern)
     };
-    let separators = ["%2F", "%5C", "%00", "..;"];
-    match found {
+    match &found {
         Err(_) if pattern.is_none() && text.contains('{') => {
             at.error(format!("{text:?} has a parameter"), format!("{{ pattern: {text:?} }}"));
         }
         Err(expected) => at.wrong(expected),
-        Ok(_) if !encoded && separators.iter().any(|it| text.contains(it)) => {
+        Ok(path) if !encoded && path.is_ambiguous() => {
             at.error("requests for it get a 400 in this route", "encoded_slashes: allow");
         }
         Ok(_) => {}

@@ -99,6 +99,12 @@ fn an_error_says_where_it_is_and_what_would_be_right() {
             "paths[0].prefix",
             "get a 400 in this route; expected encoded_slashes: allow",
         ),
+        ("paths: [{ exact: '/a/.;b' }]", "paths[0].exact", "get a 400 in this route"),
+        ("paths: [{ exact: '/a/..;b' }]", "paths[0].exact", "get a 400 in this route"),
+        ("paths: [{ exact: /%C0%AF }]", "paths[0].exact", "get a 400 in this route"),
+        ("paths: [{ pattern: '/..%3B/{id}' }]", "paths[0].pattern", "get a 400 in this route"),
+        ("paths: [{ prefix: /a// }]", "paths[0].prefix", "whole segments"),
+        ("paths: [{ prefix: /a }, { prefix: /a/ }]", "paths[1]", "duplicate value"),
         ("paths: [{ pattern: /u }]", "paths[0].pattern", "distinct names in braces"),
         ("paths: [{ regex: '/(a' }]", "paths[0].regex", "a regular expression: unclosed group"),
         ("paths: [{ regex: '(?=a)' }]", "paths[0].regex", "look-around"),
@@ -194,6 +200,36 @@ fn an_error_says_where_it_is_and_what_would_be_right() {
             "url_rewrite.path",
             "only prefixes in `paths`",
         ),
+        (
+            "url_rewrite: { path: { replace_prefix_match: /b// } }",
+            "url_rewrite.path.replace_prefix_match",
+            "whole segments",
+        ),
+        (
+            "url_rewrite: { path: { replace_full_path: '/x/{id}' } }",
+            "url_rewrite.path.replace_full_path",
+            "not every path of the route has the parameter {id}; expected only { pattern: PATH } in `paths`, each with {id}",
+        ),
+        (
+            "paths: [{ pattern: '/u/{id}' }, { pattern: '/v/{name}' }]\nurl_rewrite: { path: { replace_full_path: '/x/{id}' } }",
+            "url_rewrite.path.replace_full_path",
+            "the parameter {id}",
+        ),
+        (
+            "paths: [{ pattern: '/u/{id}' }]\nurl_rewrite: { path: { replace_full_path: '/x/{id}/{idd}' } }",
+            "url_rewrite.path.replace_full_path",
+            "the parameter {idd}",
+        ),
+        (
+            "paths: [{ pattern: '/u/{id}' }]\nurl_rewrite: { path: { replace_full_path: '/x/{id' } }",
+            "url_rewrite.path.replace_full_path",
+            "it starts with a slash",
+        ),
+        (
+            "paths: [{ pattern: '/u/{id}' }]\nurl_rewrite: { path: { replace_full_path: '/x/%4{id}' } }",
+            "url_rewrite.path.replace_full_path",
+            "it starts with a slash",
+        ),
         ("url_rewrite: { path: { regex: a } }", "url_rewrite.path.substitution", "is missing"),
         (
             "url_rewrite: { path: { regex: '(a)', substitution: '/$2' } }",
@@ -272,6 +308,33 @@ fn a_route_goes_somewhere_or_answers_by_itself() {
     }
     assert!(route("direct_response: { status: 200 }").to.is_empty());
     route("direct_response: { status: 304, body: '' }");
+}
+
+#[test]
+fn a_slash_at_the_end_of_a_prefix_says_nothing() {
+    let it = route(&format!("{TO}paths: [{{ prefix: /match/ }}, {{ exact: /a/ }}]"));
+    assert_eq!(it.paths, [PathMatch::Prefix("/match".into()), PathMatch::Exact("/a/".into())]);
+    for (written, read) in [("/xyz/", "/xyz"), ("''", "/"), ("/", "/"), ("/a/b", "/a/b")] {
+        let it = route(&format!("{TO}url_rewrite: {{ path: {{ replace_prefix_match: {written} }} }}"));
+        let expected = PathRewrite::Prefix { replace_prefix_match: read.to_owned() };
+        assert_eq!(it.url_rewrite.unwrap().path, Some(expected), "{written}");
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_dot_segment_needs_no_leave() {
+    let it = route(&format!("{TO}paths: [{{ exact: '/a..;b' }}, {{ prefix: '/a.;b' }}]"));
+    assert_eq!(it.paths.len(), 2);
+    route(&format!("{TO}paths: [{{ exact: '/a/..;b' }}, {{ exact: /%C0%AF }}]\nencoded_slashes: allow"));
+}
+
+#[test]
+fn a_whole_path_takes_parameters_that_every_path_has() {
+    let path = "{ path: { replace_full_path: '/users/{id}/x-{id}' } }";
+    let expected = Some(PathRewrite::Full { replace_full_path: "/users/{id}/x-{id}".to_owned() });
+    let paths = "paths: [{ pattern: '/u/{id}' }, { pattern: '/v/{name}/{id}' }]";
+    assert_eq!(route(&format!("{TO}{paths}\nurl_rewrite: {path}")).url_rewrite.unwrap().path, expected);
+    assert_eq!(route(&format!("{paths}\nrequest_redirect: {path}")).request_redirect.unwrap().path, expected);
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub enum PathRewrite {
     },
     /// The whole path is replaced.
     Full {
-        /// By what.
+        /// By what; `{name}` in it is a parameter, which every path of the route has.
         replace_full_path: String,
     },
     /// Every match of a regular expression is replaced.

@@ -13,7 +13,7 @@ use super::RegularExpression;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// For a prefix.
-    #[error("a path such as / or /api/v1: whole segments, no slash at its end")]
+    #[error("a path such as / or /api/v1: whole segments")]
     Prefix,
     /// For a whole path.
     #[error(
@@ -50,10 +50,10 @@ impl PathMatch {
         whole(text).map(|path| Self::Exact(path.to_owned()))
     }
 
-    /// This path and those below it.
+    /// This path and those below it. A slash at its end says nothing and is left out, as Gateway API has it.
     ///
     /// # Errors
-    /// When it is no path in normal form, or a slash ends it.
+    /// When it is no path in normal form, or has empty segments.
     pub fn prefix(text: &str) -> Result<Self, PathError> {
         prefix(text).map(|path| Self::Prefix(path.to_owned()))
     }
@@ -77,6 +77,50 @@ impl PathMatch {
     pub fn root() -> Self {
         Self::Prefix("/".to_owned())
     }
+
+    /// True if servers read the paths it is about in different ways, so that requests for them get a 400 unless the route
+    /// allows them. What an expression matches is not known here.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        let text = match self {
+            Self::Exact(text) | Self::Prefix(text) => text,
+            Self::Pattern(pattern) => pattern.as_str(),
+            Self::Regex(_) => return false,
+        };
+        text.split('/').any(is_ambiguous_segment)
+    }
+}
+
+/// Spellings in which some servers see `/`, `\`, NUL or `.`: encoded once, or in UTF-8 of more octets than the character
+/// needs (RFC 3629 §10).
+const HIDDEN: [&str; 15] = [
+    "%2F",
+    "%5C",
+    "%00",
+    "%C0%80",
+    "%C0%AE",
+    "%C0%AF",
+    "%C1%9C",
+    "%E0%80%80",
+    "%E0%80%AE",
+    "%E0%80%AF",
+    "%E0%81%9C",
+    "%F0%80%80%80",
+    "%F0%80%80%AE",
+    "%F0%80%80%AF",
+    "%F0%80%81%9C",
+];
+
+/// True if servers read a segment, in normal form, in different ways: what [`EncodedSlashes`](super::EncodedSlashes) is about.
+#[must_use]
+pub fn is_ambiguous_segment(segment: &str) -> bool {
+    // `..;x` is a dot segment with parameters to servlet containers, and a name to others.
+    let name = segment.strip_prefix("..").or_else(|| segment.strip_prefix('.'));
+    if name.is_some_and(|rest| rest.starts_with(';') || rest.starts_with("%3B")) {
+        return true;
+    }
+    let hidden = |at: usize| HIDDEN.iter().any(|it| segment[at..].starts_with(it));
+    segment.bytes().enumerate().any(|(at, octet)| octet == b'\\' || octet == b'%' && hidden(at))
 }
 
 impl fmt::Display for PathMatch {
@@ -167,11 +211,15 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// The text, if it is a prefix.
+/// The text without a slash at its end, if it is a prefix.
 fn prefix(text: &str) -> Result<&str, PathError> {
     let below = text.strip_prefix('/').ok_or(PathError::Prefix)?;
-    let fits = below.is_empty() || below.split('/').all(is_whole_segment);
-    if fits { Ok(text) } else { Err(PathError::Prefix) }
+    if below.is_empty() {
+        return Ok(text);
+    }
+    let segments = below.strip_suffix('/').unwrap_or(below);
+    let fits = segments.split('/').all(is_whole_segment);
+    if fits { Ok(&text[..=segments.len()]) } else { Err(PathError::Prefix) }
 }
 
 /// The text, if it is a whole path; that may have empty segments.
@@ -227,9 +275,38 @@ mod tests {
             assert_eq!(prefix(bad), Err(PathError::Prefix), "{bad}");
             assert_eq!(whole(bad), Err(PathError::Whole), "{bad}");
         }
-        for only_whole in ["/a/", "//", "/a//b"] {
+        for only_whole in ["//", "/a//", "/a//b", "///"] {
             assert_eq!((prefix(only_whole), whole(only_whole)), (Err(PathError::Prefix), Ok(only_whole)));
         }
+        assert_eq!(
+            (prefix("/a/b/"), whole("/a/b/")),
+            (Ok("/a/b"), Ok("/a/b/")),
+            "only of a prefix it says nothing"
+        );
+    }
+
+    #[test]
+    fn what_servers_read_in_different_ways_is_ambiguous() {
+        let exact = |text| PathMatch::exact(text).unwrap().is_ambiguous();
+        for path in [
+            "/a%2Fb",
+            "/%5C",
+            "/%00",
+            "/a/..;b",
+            "/.;",
+            "/a/.%3Bb",
+            "/..%3B/c",
+            "/%C0%AF",
+            "/x%E0%80%AEy",
+            "/%F0%80%81%9C",
+        ] {
+            assert!(exact(path), "{path}");
+        }
+        for path in ["/a..;b", "/a.;b", "/...;b", "/a;b=c", "/;", "/%C3%A9", "/%252F", "/%3B"] {
+            assert!(!exact(path), "{path}");
+        }
+        assert!(PathMatch::Pattern("/..;a/{id}".parse().unwrap()).is_ambiguous());
+        assert!(!PathMatch::Pattern("/a..;/{id}".parse().unwrap()).is_ambiguous());
     }
 
     #[test]
