@@ -14,10 +14,6 @@ use std::{
     sync::Arc,
 };
 
-use regex_syntax::{
-    ParserBuilder,
-    hir::{Hir, HirKind, Look},
-};
 use rustc_hash::FxHasher;
 use store::{
     model::{PathMatch, PatternSegment},
@@ -423,7 +419,7 @@ impl Place {
                 };
                 (Way::Pattern, pattern.segments().flat_map(blank).collect::<String>().into())
             }
-            PathMatch::Regex(expression) => (Way::Regex, literal_start(expression.as_str()).into()),
+            PathMatch::Regex(expression) => (Way::Regex, expression.literal_start().into()),
         };
         Self { way, key }
     }
@@ -459,24 +455,6 @@ impl Place {
         };
         if more { counted.add(depth) } else { counted.take(&depth) }
     }
-}
-
-/// The whole segments that every path matching an expression starts with, as far as that is plain to see.
-fn literal_start(expression: &str) -> String {
-    let mut parser = ParserBuilder::new().utf8(false).unicode(false).build();
-    let parsed = parser.parse(expression).map(Hir::into_kind);
-    let parts = match parsed {
-        Ok(HirKind::Concat(parts)) => parts.into_iter().map(Hir::into_kind).collect(),
-        Ok(kind) => vec![kind],
-        Err(_) => return String::new(),
-    };
-    let first = parts.into_iter().find(|part| !matches!(part, HirKind::Look(Look::Start)));
-    let literal = match &first {
-        Some(HirKind::Literal(literal)) => str::from_utf8(&literal.0).unwrap_or_default(),
-        _ => "",
-    };
-    let segments = literal.rfind('/').map_or("", |end| &literal[..end]);
-    if segments.starts_with('/') { segments.to_owned() } else { String::new() }
 }
 
 #[cfg(test)]

@@ -261,28 +261,6 @@ fn conditions_read_what_the_client_sent() {
 }
 
 #[test]
-fn the_literal_start_of_an_expression_is_whole_segments() {
-    for (expression, start) in [
-        ("/api/v[12]/.*", "/api"),
-        ("/api/.*", "/api"),
-        ("/api.*", ""),
-        ("/a/b", "/a"),
-        ("^/a/b$", "/a"),
-        ("/a/b/?x", "/a"),
-        ("/a/(b|c)/d", "/a"),
-        ("/a/x|/b/y", ""),
-        ("(?i)/a/b", ""),
-        ("/a/(?i)b/c", "/a"),
-        ("/a\\.b/c/(?P<id>[0-9]+)", "/a.b/c"),
-        (".*/a/b", ""),
-        ("a/b/c", ""),
-        ("(/a/b){2}", ""),
-    ] {
-        assert_eq!(literal_start(expression), start, "{expression}");
-    }
-}
-
-#[test]
 fn it_is_told_why_a_route_has_lost() {
     let index = index(vec![
         Route { priority: -1, ..route("low", &["a.h"], &["=/a/b"]) },

@@ -5,6 +5,10 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
+use regex_syntax::{
+    ParserBuilder,
+    hir::{Hir, HirKind, Look},
+};
 use serde::{Deserialize, Serialize};
 
 /// Declares a text that is checked when it is parsed and trusted when it is stored.
@@ -144,6 +148,26 @@ impl RegularExpression {
     pub fn part(&self) -> Result<regex::bytes::Regex, HttpWordError> {
         compile(&self.0)
     }
+
+    /// The whole segments that every path which it matches as a whole starts with, as far as that is plain to see: `/api` for
+    /// `/api/v[0-9]+`. A slash follows them in the path.
+    #[must_use]
+    pub fn literal_start(&self) -> String {
+        let mut parser = ParserBuilder::new().utf8(false).unicode(false).build();
+        let parsed = parser.parse(&self.0).map(Hir::into_kind);
+        let parts = match parsed {
+            Ok(HirKind::Concat(parts)) => parts.into_iter().map(Hir::into_kind).collect(),
+            Ok(kind) => vec![kind],
+            Err(_) => return String::new(),
+        };
+        let first = parts.into_iter().find(|part| !matches!(part, HirKind::Look(Look::Start)));
+        let literal = match &first {
+            Some(HirKind::Literal(literal)) => str::from_utf8(&literal.0).unwrap_or_default(),
+            _ => "",
+        };
+        let segments = literal.rfind('/').map_or("", |end| &literal[..end]);
+        if segments.starts_with('/') { segments.to_owned() } else { String::new() }
+    }
 }
 
 impl FromStr for RegularExpression {
@@ -186,4 +210,32 @@ pub struct HeaderField {
     pub name: HeaderName,
     /// Its value: visible ASCII characters, with spaces only between them.
     pub value: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_literal_start_of_an_expression_is_whole_segments() {
+        for (expression, start) in [
+            ("/api/v[12]/.*", "/api"),
+            ("/api/.*", "/api"),
+            ("/api.*", ""),
+            ("/a/b", "/a"),
+            ("^/a/b$", "/a"),
+            ("/a/b/?x", "/a"),
+            ("/a/(b|c)/d", "/a"),
+            ("/a/x|/b/y", ""),
+            ("(?i)/a/b", ""),
+            ("/a/(?i)b/c", "/a"),
+            ("/a\\.b/c/(?P<id>[0-9]+)", "/a.b/c"),
+            (".*/a/b", ""),
+            ("a/b/c", ""),
+            ("(/a/b){2}", ""),
+        ] {
+            let parsed: RegularExpression = expression.parse().unwrap();
+            assert_eq!(parsed.literal_start(), start, "{expression}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! allowed, because it may wait for the other one to go; `apply` and `check` warn of it.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
 };
@@ -133,7 +134,7 @@ impl World {
     /// The routes that hide another wholly, with that one, where at least one of the two has changed.
     fn pairs_that_hide<'w>(&'w self, changed: &[&'w Route]) -> Vec<(&'w Route, &'w Route)> {
         if changed.len() > FEW {
-            return Index::of(self).pairs_that_hide(self, changed);
+            return Index::of(self.declared_routes()).pairs_that_hide(self, changed);
         }
         let mut pairs = Vec::new();
         for other in self.declared_routes() {
@@ -244,7 +245,7 @@ fn replaced(
 /// True if `first` takes every request that `second` matches.
 ///
 /// With the same priority that is so only where both have the same hosts and paths: otherwise one that covers more is less
-/// specific, and comes later ([`crate::Precedence`]).
+/// specific, and comes later ([`crate::Precedence`]). Expressions alone come behind every prefix, also one that covers more.
 fn hides(first: &Route, second: &Route) -> bool {
     if first.priority < second.priority || first.name == second.name {
         return false;
@@ -261,13 +262,16 @@ fn hides(first: &Route, second: &Route) -> bool {
     };
     let hosts =
         if second.hosts.is_empty() { host(None) } else { second.hosts.iter().all(|it| host(Some(it))) };
+    // Of equal paths, conditions and name decide.
+    let first_of_equal = first.name < second.name && specificity(first) == specificity(second);
+    let before = |it: &PathMatch, path: &PathMatch| match (it, path) {
+        _ if by_priority => covers(it, path),
+        (PathMatch::Prefix(_), PathMatch::Regex(_)) => covers(it, path),
+        _ => first_of_equal && same_path(it, path),
+    };
     hosts
         && implies(second, first)
-        && (by_priority || (first.name < second.name && specificity(first) == specificity(second)))
-        && second.paths.iter().all(|path| {
-            let mut paths = first.paths.iter();
-            paths.any(|it| if by_priority { covers(it, path) } else { same_path(it, path) })
-        })
+        && second.paths.iter().all(|path| first.paths.iter().any(|it| before(it, path)))
 }
 
 /// How many conditions there are, as they count in [`crate::Precedence`].
@@ -283,7 +287,8 @@ fn same_path(one: &PathMatch, other: &PathMatch) -> bool {
     }
 }
 
-/// True if `wide` matches every path that `narrow` matches. Of expressions only equal ones are recognised.
+/// True if `wide` matches every path that `narrow` matches. Of expressions only equal ones are recognised, and what they
+/// start with.
 fn covers(wide: &PathMatch, narrow: &PathMatch) -> bool {
     use PathMatch::{Exact, Pattern, Prefix, Regex};
     match (wide, narrow) {
@@ -300,8 +305,9 @@ fn covers(wide: &PathMatch, narrow: &PathMatch) -> bool {
             });
             fits && narrow.next().is_none()
         }
+        (Prefix(_), Regex(expression)) => wide.matches(&expression.literal_start()),
         (Exact(_), Exact(_)) | (Regex(_), Regex(_)) => wide == narrow,
-        (Exact(_) | Pattern(_) | Regex(_), _) | (Prefix(_), Regex(_)) => false,
+        (Exact(_) | Pattern(_) | Regex(_), _) => false,
     }
 }
 
@@ -327,6 +333,15 @@ fn implies(narrow: &Route, wide: &Route) -> bool {
         && all(&wide.cookies, &narrow.cookies, |one, other| one == other)
 }
 
+/// What every path that a condition matches starts with, parameters included.
+fn start_of(path: &PathMatch) -> Cow<'_, str> {
+    match path {
+        PathMatch::Exact(text) | PathMatch::Prefix(text) => Cow::Borrowed(text),
+        PathMatch::Pattern(pattern) => Cow::Borrowed(pattern.as_str()),
+        PathMatch::Regex(expression) => Cow::Owned(expression.literal_start()),
+    }
+}
+
 /// Where routes are: by a host (none: any) and a path, the higher priority first.
 struct Index<'w>(HashMap<(Option<&'w str>, Key<'w>), Vec<&'w Route>>);
 
@@ -348,13 +363,9 @@ impl<'w> Key<'w> {
         }
     }
 
-    /// The keys of the paths that may cover a path: its own, patterns, and the prefixes above it.
-    fn above(path: &'w PathMatch) -> Vec<Self> {
-        let text = match path {
-            PathMatch::Exact(text) | PathMatch::Prefix(text) => text.as_str(),
-            PathMatch::Pattern(pattern) => pattern.as_str(),
-            PathMatch::Regex(_) => "/",
-        };
+    /// The keys of the paths that may cover a path: its own, patterns, and the prefixes above it. `text` is what it
+    /// [starts with](start_of).
+    fn above(path: &'w PathMatch, text: &'w str) -> Vec<Self> {
         let slashes = text.match_indices('/').map(|(at, _)| at).chain([text.len()]);
         let prefixes =
             slashes.filter(|at| *at > 0).map(|at| Self::Prefix(&text[..at])).chain([Self::Prefix("/")]);
@@ -366,9 +377,10 @@ impl<'w> Key<'w> {
 }
 
 impl<'w> Index<'w> {
-    fn of(world: &'w World) -> Self {
+    /// Of these routes, which come by name.
+    fn of(routes: impl Iterator<Item = &'w Route>) -> Self {
         let mut index: HashMap<_, Vec<&Route>> = HashMap::new();
-        for route in world.declared_routes() {
+        for route in routes {
             for (host, path) in places(route) {
                 let at = index.entry((host.map(DomainName::as_str), Key::of(path))).or_default();
                 if at.last().is_none_or(|last| last.name != route.name) {
@@ -376,7 +388,7 @@ impl<'w> Index<'w> {
                 }
             }
         }
-        // Routes come by name, and this keeps their order.
+        // This keeps the order of names.
         index.values_mut().for_each(|at| at.sort_by_key(|it| Reverse(it.priority)));
         Self(index)
     }
@@ -396,15 +408,26 @@ impl<'w> Index<'w> {
 
     /// The routes that may hide another: those that are where its first host and path are, or above.
     fn candidates(&self, second: &Route) -> Vec<&'w Route> {
-        let own = second.hosts.first();
-        let above = std::iter::successors(own.and_then(DomainName::parent), DomainName::parent);
+        let path = second.paths.first();
+        path.map(|path| self.around(second.hosts.first(), path, second.priority)).unwrap_or_default()
+    }
+
+    /// The routes of at least this priority that are where a host (none: any) and a path are, or above.
+    fn around(
+        &self,
+        host: Option<&DomainName>,
+        path: &PathMatch,
+        priority: i32,
+    ) -> Vec<&'w Route> {
+        let above = std::iter::successors(host.and_then(DomainName::parent), DomainName::parent);
         let wildcards: Vec<String> = above.map(|it| format!("*.{it}")).collect();
-        let hosts = own.map(DomainName::as_str).into_iter().chain(wildcards.iter().map(String::as_str));
-        let keys = second.paths.first().map(Key::above).unwrap_or_default();
+        let hosts = host.map(DomainName::as_str).into_iter().chain(wildcards.iter().map(String::as_str));
+        let start = start_of(path);
+        let keys = Key::above(path, &start);
         let mut found = Vec::new();
         for host in hosts.map(Some).chain([None]) {
             for at in keys.iter().filter_map(|key| self.0.get(&(host, *key))) {
-                let before = at.iter().take_while(|first| first.priority >= second.priority);
+                let before = at.iter().take_while(|first| first.priority >= priority);
                 found.extend(before.take(MAX_COMPARED).copied());
             }
         }
