@@ -14,6 +14,7 @@ mod index;
 mod names;
 mod overlays;
 mod policies;
+mod redirects;
 mod routes;
 mod steered;
 

@@ -81,7 +81,7 @@ pub(super) fn taken(route: &Route) -> impl Iterator<Item = Taken> {
 }
 
 /// Each host (none: any) with each path.
-fn places(route: &Route) -> impl Iterator<Item = (Option<&DomainName>, &PathMatch)> {
+pub(super) fn places(route: &Route) -> impl Iterator<Item = (Option<&DomainName>, &PathMatch)> {
     let any = route.hosts.is_empty().then_some(None);
     let hosts = route.hosts.iter().map(Some).chain(any);
     hosts.flat_map(|host| route.paths.iter().map(move |path| (host, path)))
@@ -94,13 +94,15 @@ const MAX_COMPARED: usize = 200;
 
 impl World {
     /// The warnings about routes that were written just now, or that stand against those: what they hide wholly, what hides
-    /// them, and which implied routes they replace. `places` are those of the documents that were written just now.
+    /// them, which implied routes they replace, and which redirects may lead back to themselves. `places` are those of the
+    /// documents that were written just now.
     #[must_use]
     pub fn route_warnings(&self, places: &Places) -> Vec<InputError> {
         let changed: Vec<&Route> = self.declared_routes().filter(|it| places.has(&route_id(it))).collect();
         let mut warnings = self.hidden(&changed, places);
         warnings.extend(self.replaced(&changed, places));
         warnings.extend(self.overtaken(&changed, places));
+        warnings.extend(self.circling(&changed, places));
         warnings.truncate(InputErrors::MAX);
         warnings
     }
@@ -201,7 +203,7 @@ impl World {
     }
 }
 
-fn route_id(route: &Route) -> DocumentId {
+pub(super) fn route_id(route: &Route) -> DocumentId {
     id(Kind::Route, &route.name)
 }
 
@@ -289,7 +291,7 @@ fn same_path(one: &PathMatch, other: &PathMatch) -> bool {
 
 /// True if `wide` matches every path that `narrow` matches. Of expressions only equal ones are recognised, and what they
 /// start with.
-fn covers(wide: &PathMatch, narrow: &PathMatch) -> bool {
+pub(super) fn covers(wide: &PathMatch, narrow: &PathMatch) -> bool {
     use PathMatch::{Exact, Pattern, Prefix, Regex};
     match (wide, narrow) {
         (Prefix(text), _) if text == "/" => true,
@@ -312,7 +314,7 @@ fn covers(wide: &PathMatch, narrow: &PathMatch) -> bool {
 }
 
 /// True if a request that meets the conditions of `narrow`, hosts and paths aside, meets those of `wide`.
-fn implies(narrow: &Route, wide: &Route) -> bool {
+pub(super) fn implies(narrow: &Route, wide: &Route) -> bool {
     fn all<N>(wide: &[FieldMatch<N>], narrow: &[FieldMatch<N>], same: impl Fn(&N, &N) -> bool) -> bool {
         let follows = |it: &FieldMatch<N>, from: &FieldMatch<N>| {
             let is_there =
@@ -343,7 +345,7 @@ fn start_of(path: &PathMatch) -> Cow<'_, str> {
 }
 
 /// Where routes are: by a host (none: any) and a path, the higher priority first.
-struct Index<'w>(HashMap<(Option<&'w str>, Key<'w>), Vec<&'w Route>>);
+pub(super) struct Index<'w>(HashMap<(Option<&'w str>, Key<'w>), Vec<&'w Route>>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key<'w> {
@@ -378,7 +380,7 @@ impl<'w> Key<'w> {
 
 impl<'w> Index<'w> {
     /// Of these routes, which come by name.
-    fn of(routes: impl Iterator<Item = &'w Route>) -> Self {
+    pub(super) fn of(routes: impl Iterator<Item = &'w Route>) -> Self {
         let mut index: HashMap<_, Vec<&Route>> = HashMap::new();
         for route in routes {
             for (host, path) in places(route) {
@@ -413,7 +415,7 @@ impl<'w> Index<'w> {
     }
 
     /// The routes of at least this priority that are where a host (none: any) and a path are, or above.
-    fn around(
+    pub(super) fn around(
         &self,
         host: Option<&DomainName>,
         path: &PathMatch,
@@ -437,4 +439,4 @@ impl<'w> Index<'w> {
 
 #[cfg(test)]
 #[path = "routes_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -12,7 +12,7 @@ const BASE: &str = "kind: Site\nname: bj\n---\n\
     kind: Service\nname: t\ncluster: main\n---\n";
 
 /// The warnings about these routes, without their places.
-fn warnings(routes: &str) -> Vec<String> {
+pub(in super::super) fn warnings(routes: &str) -> Vec<String> {
     let documents = parse("w.yaml", &format!("{BASE}{routes}")).unwrap_or_else(|found| panic!("{found:#?}"));
     let places = Places::of(&documents);
     let world = World::check(documents, Moment(1)).unwrap_or_else(|found| panic!("{found:#?}"));

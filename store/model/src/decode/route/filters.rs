@@ -2,8 +2,8 @@
 
 use super::most;
 use crate::{
-    DirectResponse, DomainName, HeaderField, HeaderModifier, HeaderName, PathMatch, PathRewrite,
-    PatternSegment, Percent, RegularExpression, RequestMirror, RequestRedirect, Route, Scheme, UrlRewrite,
+    DirectResponse, HeaderField, HeaderModifier, HeaderName, PathMatch, PathRewrite, PatternSegment, Percent,
+    RegularExpression, RequestMirror, RequestRedirect, Route, Scheme, UrlRewrite,
     read::{Fields, Reader},
     tree::Value,
 };
@@ -281,7 +281,7 @@ fn redirect(field: &Reader<'_>, route: &Route) -> Option<RequestRedirect> {
             field.word(&words)
         }),
     };
-    if field.count() == before && !leads_elsewhere(&redirect, route) {
+    if field.count() == before && leads_back(&redirect, route) {
         let expected = match redirect.scheme {
             Some(Scheme::Https) => "`scheme: http` in the route, or another target",
             Some(Scheme::Http) => "`scheme: https` in the route, or another target",
@@ -292,20 +292,23 @@ fn redirect(field: &Reader<'_>, route: &Route) -> Option<RequestRedirect> {
     Some(redirect)
 }
 
-/// False if a request that follows the redirect may match the route once more and be redirected in the same way.
-fn leads_elsewhere(redirect: &RequestRedirect, route: &Route) -> bool {
-    let scheme = redirect.scheme.is_some_and(|to| route.scheme.is_some_and(|from| from != to));
-    let covered = |to: &DomainName| route.hosts.is_empty() || route.hosts.iter().any(|host| host.covers(to));
-    let hostname = redirect.hostname.as_ref().is_some_and(|to| !covered(to));
-    // Where other ports lead to is not known here, nor what an expression makes of paths.
+/// True if a request that follows the redirect is the one that was redirected, for sure; the World looks at what else may
+/// lead back, with the routes beside this one.
+fn leads_back(redirect: &RequestRedirect, route: &Route) -> bool {
+    let scheme = redirect.scheme.is_none_or(|to| route.scheme.is_none_or(|from| from == to));
+    let host = redirect.hostname.as_ref().is_none_or(|to| route.hosts.contains(to));
     let path = match &redirect.path {
-        None => false,
-        Some(
-            PathRewrite::Full { replace_full_path: to } | PathRewrite::Prefix { replace_prefix_match: to },
-        ) => !route.paths.iter().any(|path| path.matches(to)),
-        Some(PathRewrite::Regex { .. }) => true,
+        None => true,
+        Some(PathRewrite::Full { replace_full_path: to }) => {
+            route.paths.contains(&PathMatch::Exact(to.clone()))
+        }
+        Some(PathRewrite::Prefix { replace_prefix_match: to }) => {
+            route.paths.contains(&PathMatch::Prefix(to.clone()))
+        }
+        Some(PathRewrite::Regex { .. }) => false,
     };
-    scheme || hostname || path || redirect.port.is_some()
+    let method = route.methods.is_empty() || route.methods.iter().any(|method| redirect.keeps(method));
+    scheme && host && path && method && redirect.port.is_none()
 }
 
 fn direct(field: &Reader<'_>) -> Option<DirectResponse> {

@@ -344,17 +344,18 @@ fn a_redirect_to_itself_is_refused() {
         ("scheme: https\nrequest_redirect: { scheme: https }", "`scheme: http` in the route"),
         ("request_redirect: {}", "a target that the route itself does not match"),
         ("hosts: [a.org]\nrequest_redirect: { hostname: a.org }", "does not match"),
-        ("hosts: ['*.org']\nrequest_redirect: { hostname: b.org }", "does not match"),
-        ("request_redirect: { hostname: b.org }", "does not match"),
-        ("hosts: [a.org]\nrequest_redirect: { path: { replace_prefix_match: /v2 } }", "does not match"),
+        ("hosts: [a.org, b.org]\nrequest_redirect: { hostname: b.org }", "does not match"),
         (
-            "paths: [{ prefix: /a }]\nrequest_redirect: { path: { replace_full_path: /a/b } }",
+            "paths: [{ prefix: /a }]\nrequest_redirect: { path: { replace_prefix_match: /a/ } }",
             "does not match",
         ),
         (
-            "paths: [{ regex: '/a.*' }]\nrequest_redirect: { path: { replace_full_path: /ab } }",
+            "paths: [{ exact: /a }, { exact: /b }]\nrequest_redirect: { path: { replace_full_path: /a } }",
             "does not match",
         ),
+        ("methods: [POST, HEAD]\nrequest_redirect: { status_code: 303 }", "does not match"),
+        ("methods: [POST]\nrequest_redirect: { status_code: 307 }", "does not match"),
+        ("methods: [PUT]\nrequest_redirect: { status_code: 301 }", "does not match"),
     ] {
         let found = read(looping).expect_err(looping);
         let words = "request_redirect: it leads back to this route, again and again";
@@ -370,6 +371,14 @@ fn a_redirect_to_itself_is_refused() {
         "paths: [{ prefix: /a }]\nrequest_redirect: { path: { replace_prefix_match: /b } }",
         "paths: [{ exact: /a }]\nrequest_redirect: { path: { replace_full_path: /a/ } }",
         "request_redirect: { port: 8443 }",
+        "methods: [POST, PUT]\nrequest_redirect: { status_code: 303 }",
+        "methods: [POST]\nrequest_redirect: {}",
+        // Whether these lead back depends on the other routes.
+        "hosts: ['*.org']\nrequest_redirect: { hostname: b.org }",
+        "request_redirect: { hostname: b.org }",
+        "hosts: [a.org]\nrequest_redirect: { path: { replace_prefix_match: /v2 } }",
+        "paths: [{ prefix: /a }]\nrequest_redirect: { path: { replace_full_path: /a/b } }",
+        "paths: [{ regex: '/a.*' }]\nrequest_redirect: { path: { replace_full_path: /ab } }",
     ] {
         route(ends);
     }

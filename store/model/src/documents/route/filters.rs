@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DomainName, HeaderField, HeaderName, Name, Percent, RegularExpression, Scheme};
+use crate::{DomainName, HeaderField, HeaderName, Name, Percent, RegularExpression, RequestMethod, Scheme};
 
 /// Changes of header fields, in this order: remove, set, add. Never those that the gateway itself writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,6 +76,17 @@ impl RequestRedirect {
     pub const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
     /// The status unless the document has another.
     pub const STATUS: u16 = 302;
+
+    /// True if a client follows it with the method that it had, for sure: it changes to GET after a 303, unless it was that or
+    /// HEAD, and may change from POST to GET after a 301 or 302 (RFC 9110 §15.4).
+    #[must_use]
+    pub fn keeps(&self, method: &RequestMethod) -> bool {
+        match (self.status_code, method.as_str()) {
+            (303, method) => matches!(method, "GET" | "HEAD"),
+            (301 | 302, method) => method != "POST",
+            _ => true,
+        }
+    }
 }
 
 /// An answer that needs no instance.
