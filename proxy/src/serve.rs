@@ -65,11 +65,12 @@ async fn serve(shared: Arc<Shared>, number: usize, door: Door) -> std::io::Resul
     }
     worker.close_idle(GRACE);
     if tokio::time::timeout(shared.config.shutdown_deadline, worker.all_closed()).await.is_err() {
-        let (connections, requests) = (worker.open_connections(), shared.instances.in_flight());
+        let (connections, requests_of_all_workers) =
+            (worker.open_connections(), shared.instances.in_flight());
         tracing::warn!(
             worker = number,
             connections,
-            requests,
+            requests_of_all_workers,
             "requests still in flight at the deadline are cut off"
         );
         // Each tells its client, the log and the metrics.

@@ -101,6 +101,7 @@ impl Attempts {
                     Outcome::Answered { status: 503, retry_after } => retry_after,
                     _ => None,
                 };
+                instance.vitals.request_failed();
                 // A failure of its body after the answer began is the same attempt.
                 self.failed.push(Failed { instance: Arc::clone(instance), asks });
                 Self::connected(instance, now)

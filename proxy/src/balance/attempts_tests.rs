@@ -248,6 +248,27 @@ fn urls_that_fail_everywhere_eject_no_instance() {
 }
 
 #[test]
+fn one_that_fails_quicker_than_others_answer_does_not_get_all_requests() {
+    for (method, outcome) in [("GET", BROKEN), ("POST", RESET)] {
+        for paths in [1, 100] {
+            let mut gateway = Gateway::two_and_one();
+            for _ in 0..10 {
+                let now = gateway.world.now;
+                gateway.world.instance("a").vitals.latency.observe(Duration::from_micros(100), now);
+                gateway.world.instance("b").vitals.latency.observe(Duration::from_millis(50), now);
+            }
+            let ill = |id: &str, _: &str| if id == "a" { outcome } else { OK };
+            let mut failed = 0;
+            for number in 0..500 {
+                failed += usize::from(gateway.request(method, &format!("/{}", number % paths), &ill).0 != OK);
+            }
+            assert!(failed < 100, "{method} {outcome:?}: {failed} of 500 failed");
+            assert!(gateway.ejected > 0);
+        }
+    }
+}
+
+#[test]
 fn an_ill_instance_is_ejected_and_no_other() {
     let home = ["s1 passing a", "s1 passing b", "s1 passing c", "s0 passing z"];
     for (method, outcome) in

@@ -437,7 +437,7 @@ impl Loads for Seen<'_> {
     }
 
     fn latency(&self, place: usize) -> u32 {
-        self.members[place].candidate.instance.vitals.latency.micros(self.context.now)
+        self.members[place].candidate.instance.vitals.slowness(self.context.now)
     }
 
     fn usable(&self, place: usize) -> bool {

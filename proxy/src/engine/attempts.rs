@@ -146,7 +146,9 @@ fn broke_off(
     let outcome = if clients { Is::ClientStalled } else { outcome };
     let now = worker.time.moment();
     if let Some(reason) = reason {
-        log_broken(worker, (plan, instance), reason, &broken.words());
+        let stops = reason == Reason::CutAtShutdown;
+        let words = if stops { "the gateway stops".into() } else { broken.words() };
+        log_broken(worker, (plan, instance), reason, &words);
     }
     worker.count(attempts.report(instance, outcome, None, now));
     reason

@@ -38,14 +38,21 @@ const UNACKNOWLEDGED: usize = 16 + 60;
 /// True if the other side of a connection, which was idle and has ended, had received none of the `sent` octets that were
 /// written last, `at_once`, when it ended. False also where that cannot be known.
 pub(crate) fn is_unread(stream: &TcpStream, sent: usize, at_once: bool) -> bool {
-    if let Ok(Some(error)) = SockRef::from(stream).take_error() {
+    let was_reset = || {
+        let error = SockRef::from(stream).take_error().ok()??;
         // Linux has this error for a reset behind an end. The end acknowledged what had been received and read until then,
         // or there had been a reset at once; so it was these octets that met a closed connection, if they were one segment.
-        return error.kind() == ErrorKind::BrokenPipe && sent <= ONE_SEGMENT && at_once;
+        Some(error.kind() == ErrorKind::BrokenPipe && sent <= ONE_SEGMENT && at_once)
+    };
+    if let Some(unread) = was_reset() {
+        return unread;
     }
     let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return false };
-    let Some((state, unacknowledged)) = ask(local, peer) else { return false };
-    state == CLOSE_WAIT && usize::try_from(unacknowledged).is_ok_and(|it| it >= sent)
+    match ask(local, peer) {
+        Some((CLOSE_WAIT, unacknowledged)) => usize::try_from(unacknowledged).is_ok_and(|it| it >= sent),
+        // The reset may have come meanwhile.
+        _ => was_reset().unwrap_or(false),
+    }
 }
 
 /// The state of a connection of this machine, and the octets that are written and not acknowledged.

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use store::{
     dial::{Answer, Dial, Dialer, Handshake},
-    model::{Check, Moment},
+    model::{Check, Moment, Probe, TcpProbe},
 };
 use tokio::{net::TcpStream, time::Instant};
 
@@ -55,6 +55,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Whether the check asks for more than a connection, which requests show as well. An instance that fails it is to get no
+    /// requests, however well it answers them.
+    fn proves_more(&self) -> bool {
+        let connects = |it: &Check| matches!(&it.probe, Probe::Tcp(tcp) if *tcp == TcpProbe::default());
+        self.check.as_ref().is_some_and(|(_, check)| !connects(check))
+    }
+
     fn need(&self, vitals: &Vitals) -> Option<Need> {
         if vitals.is_in_trouble() {
             return Some(Need::Soon);
@@ -161,9 +168,10 @@ impl<T: Dialled> Checks<T> {
             let Some(instance) = self.instances.get(&number).and_then(Weak::upgrade) else { continue };
             let Some(plan) = surroundings.plan(&instance) else { continue };
             match plan.need(instance.vitals()) {
-                // Traffic shows that it is well, or it came up by itself and has no check.
+                // Traffic shows what the check would, or it came up by itself and has no check.
                 Some(Need::Regular(interval))
-                    if instance.vitals().unseen_for(now).is_some_and(|it| it < interval) =>
+                    if !plan.proves_more()
+                        && instance.vitals().unseen_for(now).is_some_and(|it| it < interval) =>
                 {
                     self.schedule.done(number, Need::Regular(interval), now, fastrand::f64());
                 }
@@ -189,12 +197,23 @@ impl<T: Dialled> Checks<T> {
         let (service, id) = instance.called();
         match answer {
             Answer::Answered => {
-                if vitals.dial_answered(plan.dials, now) {
+                let connected = vitals.dial_answered(plan.dials, now);
+                let passed = if plan.proves_more() {
+                    vitals.check_passed(plan.dials, now)
+                } else {
+                    vitals.forget_checks(now)
+                };
+                if (connected || passed) && !vitals.is_down() {
                     tracing::info!(service, instance = id, "instance answers again and gets requests");
                 }
             }
             Answer::Failed(reason) => {
-                if vitals.dial_failed(plan.dials, now) {
+                let went_down = if plan.proves_more() {
+                    vitals.check_failed(plan.dials, now)
+                } else {
+                    vitals.dial_failed(plan.dials, now)
+                };
+                if went_down {
                     tracing::warn!(service, instance = id, reason, "instance is down: its check fails");
                 }
             }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use store::model::{Name, Probe, Quorum, Span, TcpProbe};
+use store::model::{HttpProbe, Name, Probe, Quorum, Span, TcpProbe};
 
 use super::{super::vitals::Condition, *};
 
@@ -168,6 +168,31 @@ async fn a_machine_that_cannot_dial_proves_nothing() {
     let world = World::new(true, &["a"]);
     world.set("a", Some(Answer::Unable("too many open files".into())));
     world.pass(120).await;
+    assert!(!world.is_down(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_of_more_than_a_connection_is_asked_and_heard_under_traffic() {
+    let mut world = World::new(true, &["a"]);
+    let check = world.plan.check.as_mut().map(|(_, check)| Arc::make_mut(check)).unwrap();
+    check.probe = Probe::Http(Box::new(HttpProbe::get("/readyz", None, Vec::new())));
+    let serve = async |seconds: u64| {
+        let mut dials = 0;
+        for _ in 0..seconds {
+            let patient = world.patient(0);
+            patient.vitals.answered_well(world.now());
+            patient.vitals.dial_answered(Dials::default(), world.now());
+            dials += world.pass(1).await;
+        }
+        dials
+    };
+    let dials = serve(100).await;
+    assert!((6..=12).contains(&dials), "{dials}");
+    world.set("a", Some(Answer::Failed("500".into())));
+    serve(20).await;
+    assert!(world.is_down(0), "though its requests are answered");
+    world.set("a", None);
+    serve(4).await;
     assert!(!world.is_down(0));
 }
 

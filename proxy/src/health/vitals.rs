@@ -75,6 +75,18 @@ pub(crate) struct Vitals {
     failed_dials: AtomicU32,
     answered_dials: AtomicU32,
     seen_well: AtomicU64,
+    checks: Checks,
+    /// Requests in a row that failed.
+    failed_requests: AtomicU32,
+}
+
+/// What the check of its service shows, apart from dials: an instance can serve requests well and say by its check that it should get
+/// none.
+#[derive(Debug, Default)]
+struct Checks {
+    down_since: AtomicU64,
+    failed: AtomicU32,
+    passed: AtomicU32,
 }
 
 impl Vitals {
@@ -85,9 +97,11 @@ impl Vitals {
 
     /// Its condition now.
     pub(crate) fn condition(&self, now: Moment) -> Condition {
-        let down = self.down_since.load(Ordering::Relaxed);
-        if down != UNSET {
-            return Condition::Down { since: moment(down) };
+        for down in [&self.down_since, &self.checks.down_since] {
+            let down = down.load(Ordering::Relaxed);
+            if down != UNSET {
+                return Condition::Down { since: moment(down) };
+            }
         }
         let until = moment(self.ejected_until.load(Ordering::Relaxed));
         if until > now { Condition::Ejected { until } } else { Condition::Fit }
@@ -132,6 +146,53 @@ impl Vitals {
         answered >= u32::from(rule.rise.max(1)) && self.set_up(now)
     }
 
+    /// Its service's check failed. True when it is down by that from now on.
+    pub(crate) fn check_failed(&self, rule: Dials, now: Moment) -> bool {
+        self.checks.passed.store(0, Ordering::Relaxed);
+        let failed = self.checks.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let down = &self.checks.down_since;
+        let is_set = failed >= u32::from(rule.fall.max(1))
+            && down.compare_exchange(UNSET, value(now), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_set {
+            self.changes.add();
+        }
+        is_set
+    }
+
+    /// Its service's check passed. True when it was down by that and is up again.
+    pub(crate) fn check_passed(&self, rule: Dials, now: Moment) -> bool {
+        self.checks.failed.store(0, Ordering::Relaxed);
+        if self.checks.down_since.load(Ordering::Relaxed) == UNSET {
+            return false;
+        }
+        let passed = self.checks.passed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        passed >= u32::from(rule.rise.max(1)) && self.forget_checks(now)
+    }
+
+    /// Its service has no such check any more. True when it was down by that.
+    pub(crate) fn forget_checks(&self, now: Moment) -> bool {
+        self.checks.failed.store(0, Ordering::Relaxed);
+        let was = self.checks.down_since.load(Ordering::Relaxed) != UNSET
+            && self.checks.down_since.swap(UNSET, Ordering::Relaxed) != UNSET;
+        if was {
+            self.checks.passed.store(0, Ordering::Relaxed);
+            self.used_since.store(value(now), Ordering::Relaxed);
+            self.changes.add();
+        }
+        was
+    }
+
+    /// A request failed there, perhaps because of what was asked.
+    pub(crate) fn request_failed(&self) {
+        self.failed_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How slow it is, in microseconds; zero while nothing is known. Of one that fails requests in a row nothing is known: else an
+    /// instance that fails quicker than others answer would get all requests, and no other could show that it is the cause.
+    pub(crate) fn slowness(&self, now: Moment) -> u32 {
+        if self.failed_requests.load(Ordering::Relaxed) > 1 { 0 } else { self.latency.micros(now) }
+    }
+
     /// It answered a request well, which proves more than a dial. True when it was down and is up again.
     pub(crate) fn answered_well(&self, now: Moment) -> bool {
         // The line of memory is written once in a tenth of a second and not for every answer.
@@ -139,8 +200,10 @@ impl Vitals {
         if seen == UNSET || now.0 >= seen.saturating_add(100) {
             self.seen_well.store(value(now), Ordering::Relaxed);
         }
-        if self.failed_dials.load(Ordering::Relaxed) != 0 {
-            self.failed_dials.store(0, Ordering::Relaxed);
+        for row in [&self.failed_dials, &self.failed_requests] {
+            if row.load(Ordering::Relaxed) != 0 {
+                row.store(0, Ordering::Relaxed);
+            }
         }
         self.down_since.load(Ordering::Relaxed) != UNSET && self.set_up(now)
     }
@@ -151,14 +214,16 @@ impl Vitals {
         (seen != UNSET).then(|| now.since(moment(seen)))
     }
 
-    /// True while it is down or its last dial failed.
+    /// True while it is down, or its last dial or check failed.
     pub(crate) fn is_in_trouble(&self) -> bool {
-        self.is_down() || self.failed_dials.load(Ordering::Relaxed) != 0
+        let failed = [&self.failed_dials, &self.checks.failed];
+        self.is_down() || failed.into_iter().any(|it| it.load(Ordering::Relaxed) != 0)
     }
 
     /// True while it is down.
     pub(crate) fn is_down(&self) -> bool {
-        self.down_since.load(Ordering::Relaxed) != UNSET
+        let down = [&self.down_since, &self.checks.down_since];
+        down.into_iter().any(|it| it.load(Ordering::Relaxed) != UNSET)
     }
 
     fn set_down(&self, now: Moment) -> bool {
@@ -227,6 +292,39 @@ mod tests {
             (vitals.condition(Moment(9)), vitals.unseen_for(Moment(12))),
             (Condition::Fit, Some(Duration::from_millis(3)))
         );
+    }
+
+    #[test]
+    fn what_a_check_shows_is_not_changed_by_what_requests_show() {
+        let vitals = Vitals::default();
+        for at in 1..=2 {
+            assert!(!vitals.check_failed(RULE, Moment(at)));
+            // Requests and connections go on well.
+            vitals.answered_well(Moment(at));
+            vitals.dial_answered(RULE, Moment(at));
+            assert!(vitals.is_in_trouble() && !vitals.is_down());
+        }
+        assert!(vitals.check_failed(RULE, Moment(3)) && !vitals.check_failed(RULE, Moment(4)));
+        assert!(!vitals.answered_well(Moment(5)) && !vitals.dial_answered(RULE, Moment(6)));
+        assert_eq!(vitals.condition(Moment(6)), Condition::Down { since: Moment(3) });
+        assert!(!vitals.check_passed(RULE, Moment(7)) && vitals.check_passed(RULE, Moment(8)));
+        assert_eq!((vitals.condition(Moment(8)), vitals.used_since()), (Condition::Fit, Moment(8)));
+        for at in 10..=12 {
+            vitals.check_failed(RULE, Moment(at));
+        }
+        assert!(vitals.forget_checks(Moment(13)) && !vitals.is_in_trouble());
+    }
+
+    #[test]
+    fn nothing_is_known_of_the_latency_of_one_that_fails_in_a_row() {
+        let vitals = Vitals::default();
+        vitals.latency.observe(Duration::from_millis(1), Moment(1));
+        vitals.request_failed();
+        assert_eq!(vitals.slowness(Moment(1)), 1_000);
+        vitals.request_failed();
+        assert_eq!(vitals.slowness(Moment(1)), 0);
+        vitals.answered_well(Moment(2));
+        assert_eq!(vitals.slowness(Moment(2)), 1_000);
     }
 
     #[test]
