@@ -166,8 +166,8 @@ class Node:
         return (f'node = "{self.name}"\nsite = "near"\ndata_dir = "{self.folder.path / self.name}"\n{store}{control}'
                 f'[proxy]\n{lines}{inner}[telemetry]\nlisten = "127.0.0.1:{self.status}"\nlog = "{log}"\n')
 
-    def start(self):
-        self.process = self.folder.start(self.name, [self.program, "run", "--config", self.config])
+    def start(self, **options):
+        self.process = self.folder.start(self.name, [self.program, "run", "--config", self.config], **options)
         return self
 
     def cli(self, *arguments, patience=60):
@@ -182,9 +182,11 @@ class Node:
         if done.returncode:
             raise SystemExit(f"the documents were refused: {done.stdout}{done.stderr}")
 
-    def register(self, service, identity, port, site=None, address="127.0.0.1"):
+    def register(self, service, identity, port, site=None, address="127.0.0.1", weight=None):
         meta = {"site": site} if site else {}
         body = {"Name": service, "ID": identity, "Address": address, "Port": port, "Meta": meta}
+        if weight is not None:
+            body["Weights"] = {"Passing": weight, "Warning": 1}
         url = f"http://127.0.0.1:{(self.engine or self).face}/v1/agent/service/register"
         eventually("the registry", lambda: (fetch(url, "PUT", body) or (0,))[0] == 200)
 
