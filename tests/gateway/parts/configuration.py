@@ -263,9 +263,71 @@ def assert_refused(port, octets, what):
         assert connection.ended(), f"{what}: {connection.unread!r}"
 
 
+HIDDEN = f"""kind: Route
+name: first
+hosts: [{HOST}]
+priority: 5
+paths: [{{ prefix: /api }}]
+to: [{{ service: web }}]
+---
+kind: Route
+name: never
+hosts: [{HOST}]
+paths: [{{ exact: /api/x }}]
+to: [{{ service: web }}]
+"""
+# With one mistake each; its line, and what is said of it.
+REFUSED = {
+    f"kind: Route\nname: it\nhosts: [{HOST}]\nto:\n  - {{ service: wbe }}\n": (5, "to[0].service", "there is no Service wbe; did you mean \"web\"?"),
+    f"kind: Route\nname: it\nhosts: [{HOST}]\npaths:\n  - prefix: /a\n  - regex: /(a\nto: [{{ service: web }}]\n":
+        (6, "paths[1].regex", "is not a regular expression: unclosed group"),
+    f"kind: Route\nname: it\nhosts: [{HOST}]\nto: [{{ service: web }}]\nheaders:\n  - {{ name: X-A, regex: '(a{{100}}){{100}}' }}\n":
+        (6, "headers[0].regex", "compiled it takes more than 65536 bytes"),
+    f"kind: Route\nname: it\nto: [{{ service: web, weight: 0 }}, {{ service: other, weight: 0 }}]\nhosts: [{HOST}]\n":
+        (3, "to", "no service gets a request; expected at least one service with a weight above 0"),
+}
+
+
+def apply_says_what_is_hidden(full):
+    """What is allowed and hardly meant is a warning with its line; a mistake is an error with its line, and nothing of the file is taken."""
+    with Folder() as folder:
+        node = Node(folder).start()
+        node.apply(documents([("web", (HOST,)), ("other", ("other.example.com",))]))
+        file = folder.path / "routes.yaml"
+
+        def apply(text, *options):
+            file.write_text(text)
+            done = node.cli(*options, "apply", "-f", str(file))
+            return done.returncode, done.stdout, done.stderr
+
+        code, out, err = apply(HIDDEN)
+        hidden = f"warning: {file}:9: Route never: gets no request: the Route first comes first for all of them by its priority"
+        replaced = f"warning: {file}:3: Route first: hosts: the Route first replaces the implied route of {HOST}, which leads everything to the Service web"
+        warned = [it for it in (out + err).splitlines() if it.startswith("warning: ")]
+        assert code == 0 and len(warned) == 2, f"{code}: {out}{err}"
+        assert hidden in warned and any(it.startswith(replaced) for it in warned), warned
+        assert "+ Route never" in out and "generation" in out, out
+        # The same again changes nothing, and is said again.
+        code, out, _ = apply(HIDDEN, "--json")
+        found = {(it["document"], it["line"]) for it in json.loads(out)["warnings"]}
+        assert code == 0 and found == {("Route never", 9), ("Route first", 3)}, out
+        stored = node.cli("export").stdout
+        for text, (line, at, problem) in REFUSED.items():
+            code, out, err = apply("kind: Route\nname: fine\npaths: [{ prefix: /fine }]\nto: [{ service: web }]\n---\n" + text)
+            line += 5
+            assert code == 2 and out == "", f"{code}: {out}"
+            assert f"{file}:{line}: Route it: {at}: " in err and problem in err and "1 error, nothing was changed" in err, f"line {line}: {err}"
+            code, out, err = apply(text, "--json")
+            told = json.loads(err)
+            assert code == told["exit"] == 2 and out == "", f"{code}: {err}"
+            assert [(it["line"], it["field"]) for it in told["mistakes"]] == [(line - 5, at)], err
+        assert node.cli("export").stdout == stored, "a part of a file with a mistake was taken"
+
+
 SCENARIOS = [
     the_access_log_rotates_on_sighup_and_goes_to_stdout,
     certificates_are_read_again_without_a_restart,
     a_redirect_to_https_ends_behind_a_trusted_terminator,
     a_proxy_header_of_version_2_names_the_client,
+    apply_says_what_is_hidden,
 ]
