@@ -162,9 +162,16 @@ def an_instance_that_says_close_is_not_asked_again(full):
 
 
 def connections_that_end_at_the_moment_of_reuse_cost_no_request(full):
-    """The instance closes an idle connection after up to 3 ms; the next request comes after up to 3 ms. Idempotent ones never
-    fail; none that is not idempotent comes twice."""
+    """The instance ends an idle connection after up to 3 ms; the next request comes after up to 3 ms. Idempotent ones never fail; none
+    that is not idempotent comes twice.
+
+    A POST may fail if the instance's system had received it when the connection ended: the end acknowledges it then, as it does when
+    a process has read a request and died, so nobody can know that it was not read. The instance looks for what came between its last
+    look and the end, so these are known here. Others are proved unread by the end itself (engine/unread.rs), but for a few that are
+    answered by a reset while that is looked at: one of 400 is usual with two processors, and 2 % is the bound, which one run in a
+    hundred thousand would pass by chance."""
     trials = 20_000 if full else 1_500
+    received = set()
 
     def serve(peer, instance):
         while True:
@@ -178,12 +185,13 @@ def connections_that_end_at_the_moment_of_reuse_cost_no_request(full):
                 while not peer.unread:
                     peer.more()
             except Lost:
+                end(peer.sock, received)
                 return
             peer.sock.settimeout(None)
 
     with Folder() as folder, Instance("a", serve) as one, Instance("b", serve) as two_:
         node = gateway(folder, [("a", one.port), ("b", two_.port)], workers=1)
-        failed, lost_posts, posts = collections.Counter(), 0, 0
+        failed, lost_posts, posts = collections.Counter(), set(), 0
         connection = Connection(node.address)
         for number in range(trials):
             method = random.choice(("GET", "PUT", "DELETE", "POST"))
@@ -194,19 +202,32 @@ def connections_that_end_at_the_moment_of_reuse_cost_no_request(full):
                 connection = Connection(node.address)
             posts += method == "POST"
             if status != 200 and method == "POST":
-                lost_posts += 1
+                lost_posts.add(f"/{number}")
             elif status != 200:
                 failed[f"{method} {status}"] += 1
             time.sleep(random.uniform(0, 0.003))
         made = one.connections + two_.connections
         twice = [it for it, count in numbers(one, two_).items() if count > 1]
         methods = {path(head): head.split(" ")[0] for it in (one, two_) for head, _ in it.requests}
-        print(f"{trials} requests over {made} connections, {len(twice)} repeated, {sum(failed.values())} failed; of {posts} POSTs {lost_posts} failed")
+        print(f"{trials} requests over {made} connections, {len(twice)} repeated, {sum(failed.values())} failed; of {posts} POSTs {len(lost_posts)} failed; "
+              f"{len(received)} requests were received when the connection ended")
         assert not failed, failed
         assert not [it for it in twice if methods[it] == "POST"], "a POST came twice"
         assert node.metric("ejections_total") == 0, "an instance was ejected"
-        # A request that was written when the end was on its way can be lost, which nobody can know; most are not.
-        assert lost_posts <= posts * 0.05, f"{lost_posts} of {posts} POSTs"
+        unread = lost_posts - received
+        assert len(unread) <= posts * 0.02, f"{len(unread)} of {posts} POSTs failed that had not been received: {unread}"
+
+
+def end(sock, received):
+    """Ends a connection, and notes the request that was received until then and not read. What comes after the end is refused."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+        sock.setblocking(False)
+        unread = sock.recv(65536)
+    except OSError:
+        return
+    if unread:
+        received.add(path(unread.decode("latin-1")))
 
 
 SCENARIOS = [
