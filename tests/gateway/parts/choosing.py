@@ -79,10 +79,11 @@ def an_instance_whose_check_fails_gets_no_request(full):
 def weights_hold_with_three_clients(full):
     """Weights of the registry of 10 to 1, and fewer clients than weights: what is picked by requests in flight alone would give the light
     instance a quarter and more."""
-    requests = 3000 if full else 1200
+    requests = 12_000 if full else 1200
 
     def answer(peer, head, body):
-        time.sleep(0.005)
+        # Longer than this machine makes anyone wait by itself, because latency counts, too.
+        time.sleep(0.015)
         peer.reply("well")
 
     with Folder() as folder, Instance("heavy", each(answer)) as heavy, Instance("light", each(answer)) as light:
