@@ -49,16 +49,21 @@ def who(node, target="/who"):
     return answer.body.decode()
 
 
+def checked_by_its_service(folder, one, two):
+    node = Node(folder).start()
+    node.apply(documents(more=CHECK).replace(f"hosts: [{HOST}]\n", f"hosts: [{HOST}]\ncheck: healthz\n"))
+    for it in (one, two):
+        node.register("web", it.identity, it.port)
+    node.ready()
+    await_instances(node, [("a", one.port), ("b", two.port)])
+    return node
+
+
 def an_instance_whose_check_fails_gets_no_request(full):
     """Its check alone says that it should get none; then it recovers. No prober is there: gateways dial by the check of a service
     themselves. Nobody asks for anything while the check begins to fail."""
     with Folder() as folder, Checked("a") as one, Checked("b") as two:
-        node = Node(folder).start()
-        node.apply(documents(more=CHECK).replace(f"hosts: [{HOST}]\n", f"hosts: [{HOST}]\ncheck: healthz\n"))
-        for it in (one, two):
-            node.register("web", it.identity, it.port)
-        node.ready()
-        await_instances(node, [("a", one.port), ("b", two.port)])
+        node = checked_by_its_service(folder, one, two)
         eventually("both are checked", lambda: one.checks and two.checks)
         for times in range(1, 4 if full else 2):
             two.well = False
@@ -74,6 +79,34 @@ def an_instance_whose_check_fails_gets_no_request(full):
             eventually("the log says that it answers", lambda: node.log().count("instance answers again and gets requests") == times, 5)
             found = collections.Counter(who(node) for _ in range(200))
             assert found["b"] > 20, found
+
+
+def an_instance_whose_check_fails_under_traffic_gets_no_request(full):
+    """The same, while it serves request after request well, as one does that cannot reach its database, or that is about to stop."""
+    with Folder() as folder, Checked("a") as one, Checked("b") as two:
+        node = checked_by_its_service(folder, one, two)
+        two.well = False
+        down = lambda: who(node) and "instance is down: its check fails" in node.log()  # noqa: E731
+        eventually("b is checked and found down", down, 10, 0.005)
+        count = two.count()
+        assert {who(node) for _ in range(200)} == {"a"} and two.count() == count, "an instance that is down got a request"
+
+
+def an_instance_that_fails_at_once_does_not_get_all_requests(full):
+    """One answers with 503 at once, the other well after 20 ms: being quick at that does not make it the better one."""
+    def well(peer, instance):
+        while True:
+            head = peer.head()
+            peer.body(head)
+            instance.note(head, b"")
+            time.sleep(0.02)
+            peer.reply(instance.identity)
+
+    with Folder() as folder, Instance("a", each(lambda peer, head, body: peer.reply("no", "503 Service Unavailable"))) as one, Instance("b", well) as two:
+        node = gateway(folder, [("a", one.port), ("b", two.port)])
+        found = collections.Counter(exchange(node.address, get(f"/{number}", HOST)).status for number in range(500))
+        print(f"{found[503]} of {found.total()} requests failed")
+        assert found[503] < 100, f"{found[503]} of {found.total()} requests failed, although an instance is well"
 
 
 def weights_hold_with_three_clients(full):
@@ -178,6 +211,8 @@ def a_repetition_waits_as_long_as_the_instance_says(full):
 
 SCENARIOS = [
     an_instance_whose_check_fails_gets_no_request,
+    an_instance_whose_check_fails_under_traffic_gets_no_request,
+    an_instance_that_fails_at_once_does_not_get_all_requests,
     weights_hold_with_three_clients,
     retry_after_of_an_instance_is_obeyed,
     a_repetition_waits_as_long_as_the_instance_says,
