@@ -398,7 +398,7 @@ async fn follow_discovery(shared: &Shared) {
 fn use_names(shared: &Shared, table: &Table, hosts: &mut HostsInUse) -> bool {
     let drains = shared.handle.drains().borrow().clone();
     let mut names: BTreeSet<String> = termination::hosts(&drains, shared.handle.now()).collect();
-    let all_read = hosts.gather(table, &mut names);
+    let all_read = hosts.gather(&shared.handle, table, &mut names);
     shared.names.use_names(names);
     all_read
 }

@@ -13,6 +13,7 @@ mod doubt;
 mod judge;
 mod notes;
 mod part;
+mod replaced;
 
 pub use self::{
     doubt::{Cause, Doubt, Fate, InstanceKey, Recent, Sight},
@@ -21,7 +22,10 @@ pub use self::{
     },
     notes::{InstanceNote, notes, unused},
     part::judge_part,
+    replaced::Mark,
 };
+
+use self::replaced::Replaced;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -118,9 +122,11 @@ pub enum Standing {
 }
 
 /// One service's entry, read without a lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ServiceSlot {
     entry: ArcSwap<Entry>,
+    service: Arc<str>,
+    replaced: Arc<Replaced>,
 }
 
 impl ServiceSlot {
@@ -133,6 +139,7 @@ impl ServiceSlot {
     /// Replaces the entry.
     pub fn store(&self, entry: Entry) {
         self.entry.store(Arc::new(entry));
+        self.replaced.note(&self.service);
     }
 }
 
@@ -141,6 +148,7 @@ impl ServiceSlot {
 #[derive(Debug, Default)]
 pub struct DiscoveryTable {
     slots: RwLock<HashMap<String, Arc<ServiceSlot>>>,
+    replaced: Arc<Replaced>,
 }
 
 impl DiscoveryTable {
@@ -150,8 +158,18 @@ impl DiscoveryTable {
         let known = self.slots.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
         known.unwrap_or_else(|| {
             let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(slots.entry(service.to_owned()).or_default())
+            let slot = || {
+                let (service, replaced) = (service.into(), Arc::clone(&self.replaced));
+                Arc::new(ServiceSlot { entry: ArcSwap::default(), service, replaced })
+            };
+            Arc::clone(slots.entry(service.to_owned()).or_insert_with(slot))
         })
+    }
+
+    /// The services whose entries were replaced since a mark, which moves to now. `None` if all may have been. The entries are
+    /// loaded after this, so that none is missed.
+    pub fn replaced_since(&self, mark: &mut Mark) -> Option<BTreeSet<Arc<str>>> {
+        self.replaced.since(mark)
     }
 
     /// The slot of a service that has one. Takes a lock.

@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     board::{Board, Share},
-    discovery::{DiscoveryTable, ServiceSlot},
+    discovery::{DiscoveryTable, Mark, ServiceSlot},
     drain::{Drains, Listening, Receipt, ending::Ended},
     health_state::{Awaited, HealthView, Hearing, Staleness},
     load::Load,
@@ -192,6 +192,11 @@ impl Handle {
     #[must_use]
     pub fn service(&self, name: &str) -> Arc<ServiceSlot> {
         self.shared.discovery.slot(name)
+    }
+
+    /// The services whose entries were replaced since a mark, which moves to now; see [`DiscoveryTable::replaced_since`].
+    pub fn replaced_since(&self, mark: &mut Mark) -> Option<BTreeSet<Arc<str>>> {
+        self.shared.discovery.replaced_since(mark)
     }
 
     /// Signals that an entry changed; the number only grows.

@@ -153,6 +153,11 @@ impl Table {
         self.routes.backends.len()
     }
 
+    /// The services by their numbers; `None` where a number has none.
+    pub(crate) const fn all_backends(&self) -> &Arc<Vec<Option<Arc<Backend>>>> {
+        &self.routes.backends
+    }
+
     /// True if the services are those of another table, as they were there.
     pub(crate) fn has_backends_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.routes.backends, &other.routes.backends)

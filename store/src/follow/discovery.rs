@@ -349,7 +349,11 @@ impl Discovery {
         let before = self.configured.replace(Arc::clone(snapshot));
         let changed = before.and_then(|before| snapshot.services_used_otherwise(&before));
         let in_use = Arc::clone(&self.handle.services_in_use().borrow());
-        for service in in_use.iter().filter(|it| changed.as_ref().is_none_or(|all| all.contains(*it))) {
+        let concerned: Vec<&String> = match &changed {
+            Some(changed) => changed.iter().filter(|it| in_use.contains(*it)).collect(),
+            None => in_use.iter().collect(),
+        };
+        for service in concerned {
             self.log.unused(service, &self.entry(service), &self.handle);
         }
         self.shared.metrics.unused.set(self.log.count_unused() as u64);

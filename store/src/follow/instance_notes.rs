@@ -4,12 +4,12 @@
 //! found of each service is kept until its entry or the configuration of it changes.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use crate::{
-    discovery::{Entry, InstanceNote, ServiceSlot, notes},
+    discovery::{InstanceNote, Mark, notes},
     drain::NodeHeartbeat,
     handle::Handle,
     snapshot::Snapshot,
@@ -20,13 +20,10 @@ use crate::{
 pub(super) struct InstanceNotes {
     snapshot: Option<Arc<Snapshot>>,
     unresolved: Arc<BTreeSet<String>>,
-    services: HashMap<String, Seen>,
-}
-
-struct Seen {
-    slot: Arc<ServiceSlot>,
-    entry: Arc<Entry>,
-    notes: Vec<InstanceNote>,
+    in_use: Arc<BTreeSet<String>>,
+    replaced: Mark,
+    /// By service; most services have none and are not in it.
+    found: BTreeMap<String, Vec<InstanceNote>>,
 }
 
 impl InstanceNotes {
@@ -34,43 +31,53 @@ impl InstanceNotes {
     pub(super) fn now(&mut self, handle: &Handle) -> (Vec<InstanceNote>, usize) {
         let Some(snapshot) = handle.snapshot() else { return (Vec::new(), 0) };
         let in_use = Arc::clone(&handle.services_in_use().borrow());
-        self.configure(&snapshot, handle.unresolved());
-        self.services.retain(|service, _| in_use.contains(service));
+        for service in self.concerned(handle, &snapshot, &in_use) {
+            let entry = handle.service(&service).load();
+            let notes: Vec<_> = notes(&entry, &snapshot, &self.unresolved).collect();
+            if notes.is_empty() {
+                self.found.remove(&service);
+            } else {
+                self.found.insert(service, notes);
+            }
+        }
         let (mut listed, mut more) = (Vec::new(), 0);
-        for service in in_use.iter() {
-            let of = |slot: Arc<ServiceSlot>| {
-                let entry = slot.load();
-                let notes = notes(&entry, &snapshot, &self.unresolved).collect();
-                Seen { slot, entry, notes }
-            };
-            let seen = match self.services.remove(service) {
-                Some(seen) if Arc::ptr_eq(&seen.entry, &seen.slot.load()) => seen,
-                Some(seen) => of(seen.slot),
-                None => of(handle.service(service)),
-            };
+        for notes in self.found.values() {
             let room = NodeHeartbeat::MAX_INSTANCES - listed.len();
-            listed.extend(seen.notes.iter().take(room).cloned());
-            more += seen.notes.len().saturating_sub(room);
-            self.services.insert(service.clone(), seen);
+            listed.extend(notes.iter().take(room).cloned());
+            more += notes.len().saturating_sub(room);
         }
         (listed, more)
     }
 
-    /// Forgets what was found of services that are used otherwise now.
-    fn configure(&mut self, snapshot: &Arc<Snapshot>, unresolved: Arc<BTreeSet<String>>) {
-        let before = self.snapshot.replace(Arc::clone(snapshot));
-        let changed = match before {
+    /// The services in use to look at: those with other entries than last time, those that are used otherwise or were not in
+    /// use, and all if that is not known or if other names cannot be resolved.
+    fn concerned(
+        &mut self,
+        handle: &Handle,
+        snapshot: &Arc<Snapshot>,
+        in_use: &Arc<BTreeSet<String>>,
+    ) -> BTreeSet<String> {
+        let replaced = handle.replaced_since(&mut self.replaced);
+        let configured = match self.snapshot.replace(Arc::clone(snapshot)) {
             Some(before) if Arc::ptr_eq(&before, snapshot) => Some(BTreeSet::new()),
             Some(before) => snapshot.services_used_otherwise(&before),
             None => None,
         };
-        match changed {
-            Some(changed) if *unresolved == *self.unresolved => {
-                changed.iter().for_each(|service| drop(self.services.remove(service)));
-            }
-            _ => self.services.clear(),
-        }
+        let unresolved = handle.unresolved();
+        let same_names = *unresolved == *self.unresolved;
         self.unresolved = unresolved;
+        let used = std::mem::replace(&mut self.in_use, Arc::clone(in_use));
+        let (Some(replaced), Some(mut concerned), true) = (replaced, configured, same_names) else {
+            self.found.clear();
+            return in_use.as_ref().clone();
+        };
+        concerned.extend(replaced.iter().map(|it| String::from(&**it)));
+        concerned.retain(|it| in_use.contains(it));
+        if !Arc::ptr_eq(&used, in_use) {
+            self.found.retain(|service, _| in_use.contains(service));
+            concerned.extend(in_use.difference(&used).cloned());
+        }
+        concerned
     }
 }
 
@@ -79,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{
         board::Board,
-        discovery::Standing,
+        discovery::{Entry, Standing},
         handle::{Clock, channel},
         testing,
     };
