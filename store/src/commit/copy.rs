@@ -210,13 +210,13 @@ impl Whole {
         if head.v > STORED_VERSION {
             return Err(CopyError::Newer { found: head.v });
         }
-        let wrong = |id: &ShardId, reason: String| CopyError::Shard { shard: id.0.clone(), reason };
+        let wrong = |id: &ShardId, reason: String| CopyError::Shard { shard: id.0.to_string(), reason };
         let mut contents: BTreeMap<ShardId, String> =
             shards.into_iter().map(|it| (it.of.shard, it.content)).collect();
         let mut parts = Vec::new();
         let mut all: BTreeMap<ShardId, Arc<Shard>> = BTreeMap::new();
         for (id, version) in &mut head.shards {
-            let Some(content) = contents.remove(id).filter(|it| digest(it.as_bytes()) == version.digest)
+            let Some(content) = contents.remove(id).filter(|it| *digest(it.as_bytes()) == *version.digest)
             else {
                 let here = current.head.shards.get(id).filter(|it| it.digest == version.digest);
                 let (Some(here), Some(shard)) = (here, current.shards.get(id)) else {

@@ -3,6 +3,8 @@
 //! Every shard has a name of its own with its digest in it, and the head names the shards. All pieces of a change are written
 //! at once, so the head on the disk always finds its shards.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Head, ShardId, ShardVersion, Stored};
@@ -39,10 +41,10 @@ fn name(id: &ShardId, version: &ShardVersion) -> String {
 pub(crate) fn keep(memory: &LastGood, stored: &Stored, before: Option<&Stored>) -> Result<(), String> {
     let mut changes = Changes::default();
     let json = |error: serde_json::Error| error.to_string();
-    let of = |stored: &Stored| -> Vec<String> {
+    let of = |stored: &Stored| -> BTreeSet<String> {
         stored.head.shards.iter().map(|(id, version)| name(id, version)).collect()
     };
-    let there = before.map_or_else(|| memory.names(SHARDS), of);
+    let there = before.map_or_else(|| memory.names(SHARDS).into_iter().collect(), of);
     let wanted = of(stored);
     for (id, version) in &stored.head.shards {
         let known = before.is_some_and(|it| it.head.shards.get(id) == Some(version));
@@ -53,7 +55,7 @@ pub(crate) fn keep(memory: &LastGood, stored: &Stored, before: Option<&Stored>) 
     let head =
         Kept { head: stored.head.clone(), head_index: stored.head_index, orders: stored.orders.clone() };
     changes.put(HEAD, &head).map_err(json)?;
-    there.into_iter().filter(|it| !wanted.contains(it)).for_each(|it| changes.remove(it));
+    there.difference(&wanted).for_each(|it| changes.remove(it.clone()));
     if before.is_none() {
         changes.remove(WHOLE);
     }

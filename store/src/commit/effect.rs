@@ -3,12 +3,9 @@
 //! A pure function of the documents, the orders and the time, so that every node of every site which has the same documents
 //! and orders runs the same. Time decides only which overrides have ended.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use super::{Kept, Shard, ShardId, Stored, difference::replacements};
+use super::{Kept, Stored, difference::replacements};
 use crate::{
     model::{Colour, Document, DocumentId, Domain, Generation, Kind, Moment, Override, Policy, World},
     orders::{Order, OrderKind, OrderTarget, Orders, Switched, WithoutEffect},
@@ -35,9 +32,6 @@ pub struct Configuration {
     stored: Stored,
     /// The documents without overrides and without what orders lay over them.
     documents: World,
-    /// The shards with overrides, as a version without orders stored them. Nearly always none, which is then not looked for
-    /// among all documents with every change.
-    overridden: BTreeMap<ShardId, Arc<Shard>>,
 }
 
 impl Configuration {
@@ -47,9 +41,7 @@ impl Configuration {
         let kept = stored.committed().filter(|kept| !stored.is_replaced(kept));
         let documents = kept.map(|kept| &kept.document).filter(|it| it.kind() != Kind::Override).cloned();
         let documents = World::assemble(documents.collect::<Vec<_>>());
-        let overridden = stored.shards.iter().filter(|(_, it)| has_override(it));
-        let overridden = overridden.map(|(id, it)| (id.clone(), Arc::clone(it))).collect();
-        Self { documents, overridden, stored }
+        Self { documents, stored }
     }
 
     /// The configuration.
@@ -65,20 +57,13 @@ impl Configuration {
         let changes = changes.filter(|it| it.both().any(|document| document.kind() != Kind::Override));
         let mut documents = self.documents.clone();
         documents.replace(&changes.collect::<Vec<_>>());
-        let known = |id: &ShardId| self.stored.shards.get(id);
-        let overridden = stored.shards.iter().filter(|(id, it)| match known(id) {
-            Some(before) if Arc::ptr_eq(before, it) => self.overridden.contains_key(*id),
-            _ => has_override(it),
-        });
-        let overridden = overridden.map(|(id, it)| (id.clone(), Arc::clone(it))).collect();
-        Self { stored, documents, overridden }
+        Self { stored, documents }
     }
 
     /// What is in effect at a moment.
     #[must_use]
     pub fn in_effect(&self, now: Moment) -> InEffect {
-        let shards = self.overridden.values().flat_map(|shard| &shard.documents);
-        let unordered: Vec<_> = self.stored.unordered(shards).collect();
+        let unordered: Vec<_> = self.stored.unordered().collect();
         let coloured = |id: &DocumentId| self.stored.get(id).map(|kept| kept.coloured);
         if unordered.is_empty() {
             return lay_over(self.documents.clone(), coloured, &self.stored.orders, now);
@@ -87,10 +72,6 @@ impl Configuration {
         orders.merge(&unordered);
         lay_over(self.documents.clone(), coloured, &orders, now)
     }
-}
-
-fn has_override(shard: &Arc<Shard>) -> bool {
-    shard.documents.iter().any(|kept| kept.document.kind() == Kind::Override)
 }
 
 impl Stored {

@@ -440,7 +440,7 @@ fn planned(
     restored_over: Option<Generation>,
     author: Author<'_>,
 ) -> Plan {
-    let converted: Vec<OrderRecord> = current.unordered(current.committed()).collect();
+    let converted: Vec<OrderRecord> = current.unordered().collect();
     let mut orders = Vec::new();
     for difference in &differences {
         let Some((target, kind, authority)) = order_of(current, &world, difference, author) else { continue };
@@ -510,7 +510,7 @@ fn ordered(
     (now, author): (Moment, Author<'_>),
 ) -> OrderRecord {
     let stored = current.orders.get(&target).cloned();
-    let unordered = || current.unordered(current.committed()).find(|it| it.target == target);
+    let unordered = || current.unordered().find(|it| it.target == target);
     let mut record = stored.or_else(unordered).unwrap_or_else(|| OrderRecord::empty(target.clone()));
     let site = if current.generation().site.is_empty() { SiteTag::NONE } else { author.site };
     let mut give = |kind: OrderKind, authority: Authority| {

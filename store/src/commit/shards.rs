@@ -53,7 +53,7 @@ pub(super) fn after<'i>(
             let key = keys::config_shard(&shard.0, generation, &digest, n);
             parts.push((key, Bytes::copy_from_slice(part)));
         }
-        versions.insert(shard, ShardVersion { generation, parts: count, digest });
+        versions.insert(shard, ShardVersion { generation, parts: count, digest: digest.into() });
     }
     (versions, parts)
 }
@@ -65,8 +65,34 @@ pub(super) fn sort(documents: &mut [Kept]) {
 
 /// The document of this identity among sorted ones.
 pub(super) fn find<'d>(documents: &'d [Kept], id: &DocumentId) -> Option<&'d Kept> {
-    let at = documents.binary_search_by(|it| by_identity(&it.document).cmp(&(id.kind, id.name.as_str())));
+    find_by(documents, (id.kind, id.name.as_str()))
+}
+
+/// The document among sorted ones that has the identity of another.
+pub(super) fn find_same<'d>(documents: &'d [Kept], kept: &Kept) -> Option<&'d Kept> {
+    find_by(documents, by_identity(&kept.document))
+}
+
+fn find_by<'d>(documents: &'d [Kept], identity: (Kind, &str)) -> Option<&'d Kept> {
+    let at = documents.binary_search_by(|it| by_identity(&it.document).cmp(&identity));
     documents.get(at.ok()?)
+}
+
+/// The documents of a kind among sorted ones.
+pub(super) fn of_kind(documents: &[Kept], kind: Kind) -> &[Kept] {
+    let from = documents.partition_point(|it| it.document.kind() < kind);
+    let to = documents.partition_point(|it| it.document.kind() <= kind);
+    documents.get(from..to).unwrap_or_default()
+}
+
+/// Takes the documents that are as they were from the shard before, so that all who have them have one copy in common.
+pub(super) fn share(shard: &mut Shard, before: &Shard) {
+    for kept in &mut shard.documents {
+        let there = find_same(&before.documents, kept).filter(|it| it.document == kept.document);
+        if let Some(there) = there {
+            kept.document = Arc::clone(&there.document);
+        }
+    }
 }
 
 fn by_identity(document: &Document) -> (Kind, &str) {

@@ -131,7 +131,7 @@ async fn overrides_that_an_older_version_stored_as_documents_are_orders_from_the
         coloured: Generation::default(),
     });
     let bytes = serde_json::to_vec(&shard).unwrap();
-    let version = ShardVersion { generation, parts: 1, digest: digest(&bytes) };
+    let version = ShardVersion { generation, parts: 1, digest: digest(&bytes).into() };
     let key = keys::config_shard(&id.0, generation, &version.digest, 0);
     let mut head = Head { generation, ..stored.head.clone() };
     head.shards.insert(id, version);
