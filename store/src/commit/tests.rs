@@ -349,3 +349,19 @@ mod rewinding {
         }
     }
 }
+
+#[tokio::test]
+async fn a_shard_that_is_read_again_shares_the_documents_that_are_as_they_were() {
+    let check = |n: usize, port: u16| format!("kind: Check\nname: c{n}\ntype: tcp\nport: {port}\n");
+    let many: Vec<String> = (0..600).map(|n| check(n, 80)).collect();
+    let engine = Engine::with(&many.join("---\n")).await;
+    let before = engine.stored().await;
+    engine.apply(&check(7, 81), Authority::Human, Moment(2_000)).await.unwrap();
+    let after = read(engine.0.as_ref(), Some(&before)).await.unwrap();
+    let is_shared =
+        |it: &Arc<Document>| before.get(&it.id()).is_some_and(|there| Arc::ptr_eq(&there.document, it));
+    let anew: Vec<_> = after.documents().filter(|it| !is_shared(it)).map(|it| it.name().to_owned()).collect();
+    assert_eq!(anew, ["c7"]);
+    let unlike: Vec<_> = after.documents_unlike(&before).map(|it| it.name).collect();
+    assert_eq!(unlike, ["c7"], "the others of its shard are not looked at");
+}

@@ -38,7 +38,7 @@ impl Replaced {
     /// The services whose entries were replaced since a mark, which moves to now. `None` if all may have been.
     pub(super) fn since(&self, mark: &mut Mark) -> Option<BTreeSet<Arc<str>>> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = std::mem::replace(&mut mark.0, Some(last.count))?;
+        let seen = mark.0.replace(last.count)?;
         let new = usize::try_from(last.count.checked_sub(seen)?).ok()?;
         let from = last.services.len().checked_sub(new)?;
         Some(last.services.range(from..).cloned().collect())
