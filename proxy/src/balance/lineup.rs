@@ -24,6 +24,8 @@ pub(crate) trait Loads {
     fn in_flight(&self, place: usize) -> u64;
     /// Recent latency in microseconds; zero while it is not known.
     fn latency(&self, place: usize) -> u32;
+    /// True while requests fail there in a row.
+    fn fails(&self, place: usize) -> bool;
     /// False for instances that this request must not use.
     fn usable(&self, place: usize) -> bool;
 }
@@ -163,12 +165,16 @@ impl Lineup {
         if one == two || !loads.usable(self.entries[two].place as usize) {
             return Some(one);
         }
-        let mut load = |at: usize| {
-            let entry = &self.entries[at];
-            let place = entry.place as usize;
-            (self.slot_load(entry, loads.in_flight(place), rng), u64::from(loads.latency(place)))
-        };
-        Some(if is_better(load(two), load(one)) { two } else { one })
+        let [place_one, place_two] = [one, two].map(|at| self.entries[at].place as usize);
+        let latencies = (u64::from(loads.latency(place_one)), u64::from(loads.latency(place_two)));
+        // That it fails sooner than the other one answers does not make an instance the better one: it would get all requests, and
+        // no other could show that it is the cause.
+        let latency = |fails: bool, own: u64, other: u64| if fails { own.max(other) } else { own };
+        let latency_one = latency(loads.fails(place_one), latencies.0, latencies.1);
+        let latency_two = latency(loads.fails(place_two), latencies.1, latencies.0);
+        let mut load = |at: usize, place| self.slot_load(&self.entries[at], loads.in_flight(place), rng);
+        let (load_two, load_one) = (load(two, place_two), load(one, place_one));
+        Some(if is_better((load_two, latency_two), (load_one, latency_one)) { two } else { one })
     }
 
     /// The requests at one slot, drawn at random, of an instance that has so many.

@@ -28,6 +28,9 @@ impl Loads for Instances {
     fn latency(&self, place: usize) -> u32 {
         self.latency[place]
     }
+    fn fails(&self, _: usize) -> bool {
+        false
+    }
     fn usable(&self, place: usize) -> bool {
         !self.tried.contains(&place)
     }

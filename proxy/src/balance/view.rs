@@ -437,7 +437,11 @@ impl Loads for Seen<'_> {
     }
 
     fn latency(&self, place: usize) -> u32 {
-        self.members[place].candidate.instance.vitals.slowness(self.context.now)
+        self.members[place].candidate.instance.vitals.latency.micros(self.context.now)
+    }
+
+    fn fails(&self, place: usize) -> bool {
+        self.members[place].candidate.instance.vitals.fails()
     }
 
     fn usable(&self, place: usize) -> bool {

@@ -187,10 +187,9 @@ impl Vitals {
         self.failed_requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How slow it is, in microseconds; zero while nothing is known. Of one that fails requests in a row nothing is known: else an
-    /// instance that fails quicker than others answer would get all requests, and no other could show that it is the cause.
-    pub(crate) fn slowness(&self, now: Moment) -> u32 {
-        if self.failed_requests.load(Ordering::Relaxed) > 1 { 0 } else { self.latency.micros(now) }
+    /// True while several requests in a row failed there.
+    pub(crate) fn fails(&self) -> bool {
+        self.failed_requests.load(Ordering::Relaxed) > 1
     }
 
     /// It answered a request well, which proves more than a dial. True when it was down and is up again.
@@ -316,15 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_the_latency_of_one_that_fails_in_a_row() {
+    fn requests_fail_in_a_row_until_one_is_answered() {
         let vitals = Vitals::default();
-        vitals.latency.observe(Duration::from_millis(1), Moment(1));
         vitals.request_failed();
-        assert_eq!(vitals.slowness(Moment(1)), 1_000);
+        assert!(!vitals.fails());
         vitals.request_failed();
-        assert_eq!(vitals.slowness(Moment(1)), 0);
+        assert!(vitals.fails());
         vitals.answered_well(Moment(2));
-        assert_eq!(vitals.slowness(Moment(2)), 1_000);
+        assert!(!vitals.fails());
     }
 
     #[test]
