@@ -583,12 +583,7 @@ impl<'a> Exchange<'a> {
 fn look_ahead(response: &Response, in_use: &mut InUse) -> Result<(), ChunkError> {
     let Source::Chunked(_) = response.source else { return Ok(()) };
     let Some(input) = in_use.connection().and_then(|it| it.input.as_ref()) else { return Ok(()) };
-    let (mut decoder, mut octets) = (ChunkedDecoder::new(answer::TRAILERS), input.unread());
-    while !octets.is_empty() {
-        let decoded = decoder.decode(octets)?;
-        octets = if decoded.end { &[] } else { &octets[decoded.consumed..] };
-    }
-    Ok(())
+    ChunkedDecoder::length_of(input.unread(), answer::TRAILERS).map(drop)
 }
 
 /// What is asked of both sides while a request's body is sent.

@@ -155,6 +155,22 @@ impl ChunkedDecoder {
         Ok(Decoded { consumed: at, data: at..at, end: self.state == State::Ended })
     }
 
+    /// The octets of a body that begins `input`, if all of it is there; `None` if more is to come.
+    ///
+    /// # Errors
+    /// What is malformed in it.
+    pub(crate) fn length_of(input: &[u8], limits: TrailerLimits) -> Result<Option<usize>, ChunkError> {
+        let (mut decoder, mut at) = (Self::new(limits), 0);
+        while at < input.len() {
+            let decoded = decoder.decode(&input[at..])?;
+            at += decoded.consumed;
+            if decoded.end {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
     /// The fields after the last chunk and the bytes they are ranges of; complete once the body has ended.
     pub(crate) fn trailers(&self) -> (&Fields, &[u8]) {
         (&self.fields, &self.trailer)
