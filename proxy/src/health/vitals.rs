@@ -71,22 +71,63 @@ pub(crate) struct Vitals {
     changes: Changes,
     used_since: AtomicU64,
     ejected_until: AtomicU64,
-    down_since: AtomicU64,
-    failed_dials: AtomicU32,
-    answered_dials: AtomicU32,
     seen_well: AtomicU64,
-    checks: Checks,
+    dials: Row,
+    /// What the check of its service shows, apart from dials: an instance can serve requests well and say by its check that it should
+    /// get none.
+    checks: Row,
     /// Requests in a row that failed.
     failed_requests: AtomicU32,
 }
 
-/// What the check of its service shows, apart from dials: an instance can serve requests well and say by its check that it should get
-/// none.
+/// Failures and successes in a row of one kind of question, and since when they prove that an instance is down.
 #[derive(Debug, Default)]
-struct Checks {
+struct Row {
     down_since: AtomicU64,
     failed: AtomicU32,
     passed: AtomicU32,
+}
+
+impl Row {
+    fn is_down(&self) -> bool {
+        self.down_since.load(Ordering::Relaxed) != UNSET
+    }
+
+    /// One more failed. True when it is down from now on.
+    fn fail(&self, rule: Dials, now: Moment) -> bool {
+        self.passed.store(0, Ordering::Relaxed);
+        let failed = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let down = &self.down_since;
+        failed >= u32::from(rule.fall.max(1))
+            && down.compare_exchange(UNSET, value(now), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// One more passed. True when it was down and is up again.
+    fn pass(&self, rule: Dials) -> bool {
+        self.end_failures();
+        if !self.is_down() {
+            return false;
+        }
+        let passed = self.passed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        passed >= u32::from(rule.rise.max(1)) && self.clear()
+    }
+
+    /// The failures are not in a row any more. Nearly always there are none, and then no line of memory is written.
+    fn end_failures(&self) {
+        if self.failed.load(Ordering::Relaxed) != 0 {
+            self.failed.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins anew. True when it was down.
+    fn clear(&self) -> bool {
+        self.end_failures();
+        let was = self.is_down() && self.down_since.swap(UNSET, Ordering::Relaxed) != UNSET;
+        if was {
+            self.passed.store(0, Ordering::Relaxed);
+        }
+        was
+    }
 }
 
 impl Vitals {
@@ -97,8 +138,8 @@ impl Vitals {
 
     /// Its condition now.
     pub(crate) fn condition(&self, now: Moment) -> Condition {
-        for down in [&self.down_since, &self.checks.down_since] {
-            let down = down.load(Ordering::Relaxed);
+        for row in [&self.dials, &self.checks] {
+            let down = row.down_since.load(Ordering::Relaxed);
             if down != UNSET {
                 return Condition::Down { since: moment(down) };
             }
@@ -129,57 +170,27 @@ impl Vitals {
 
     /// A dial failed, of a request or of a check. True when it is down from now on.
     pub(crate) fn dial_failed(&self, rule: Dials, now: Moment) -> bool {
-        self.answered_dials.store(0, Ordering::Relaxed);
-        let failed = self.failed_dials.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        failed >= u32::from(rule.fall.max(1)) && self.set_down(now)
+        self.count_down(self.dials.fail(rule, now))
     }
 
     /// A dial was answered, of a request or of a check. True when it was down and is up again.
     pub(crate) fn dial_answered(&self, rule: Dials, now: Moment) -> bool {
-        if self.failed_dials.load(Ordering::Relaxed) != 0 {
-            self.failed_dials.store(0, Ordering::Relaxed);
-        }
-        if self.down_since.load(Ordering::Relaxed) == UNSET {
-            return false;
-        }
-        let answered = self.answered_dials.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        answered >= u32::from(rule.rise.max(1)) && self.set_up(now)
+        self.count_up(self.dials.pass(rule), now)
     }
 
     /// Its service's check failed. True when it is down by that from now on.
     pub(crate) fn check_failed(&self, rule: Dials, now: Moment) -> bool {
-        self.checks.passed.store(0, Ordering::Relaxed);
-        let failed = self.checks.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let down = &self.checks.down_since;
-        let is_set = failed >= u32::from(rule.fall.max(1))
-            && down.compare_exchange(UNSET, value(now), Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if is_set {
-            self.changes.add();
-        }
-        is_set
+        self.count_down(self.checks.fail(rule, now))
     }
 
     /// Its service's check passed. True when it was down by that and is up again.
     pub(crate) fn check_passed(&self, rule: Dials, now: Moment) -> bool {
-        self.checks.failed.store(0, Ordering::Relaxed);
-        if self.checks.down_since.load(Ordering::Relaxed) == UNSET {
-            return false;
-        }
-        let passed = self.checks.passed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        passed >= u32::from(rule.rise.max(1)) && self.forget_checks(now)
+        self.count_up(self.checks.pass(rule), now)
     }
 
     /// Its service has no such check any more. True when it was down by that.
     pub(crate) fn forget_checks(&self, now: Moment) -> bool {
-        self.checks.failed.store(0, Ordering::Relaxed);
-        let was = self.checks.down_since.load(Ordering::Relaxed) != UNSET
-            && self.checks.down_since.swap(UNSET, Ordering::Relaxed) != UNSET;
-        if was {
-            self.checks.passed.store(0, Ordering::Relaxed);
-            self.used_since.store(value(now), Ordering::Relaxed);
-            self.changes.add();
-        }
-        was
+        self.count_up(self.checks.clear(), now)
     }
 
     /// A request failed there, perhaps because of what was asked.
@@ -199,12 +210,10 @@ impl Vitals {
         if seen == UNSET || now.0 >= seen.saturating_add(100) {
             self.seen_well.store(value(now), Ordering::Relaxed);
         }
-        for row in [&self.failed_dials, &self.failed_requests] {
-            if row.load(Ordering::Relaxed) != 0 {
-                row.store(0, Ordering::Relaxed);
-            }
+        if self.failed_requests.load(Ordering::Relaxed) != 0 {
+            self.failed_requests.store(0, Ordering::Relaxed);
         }
-        self.down_since.load(Ordering::Relaxed) != UNSET && self.set_up(now)
+        self.count_up(self.dials.clear(), now)
     }
 
     /// How long ago a request was answered well; `None` if never.
@@ -215,33 +224,28 @@ impl Vitals {
 
     /// True while it is down, or its last dial or check failed.
     pub(crate) fn is_in_trouble(&self) -> bool {
-        let failed = [&self.failed_dials, &self.checks.failed];
-        self.is_down() || failed.into_iter().any(|it| it.load(Ordering::Relaxed) != 0)
+        let rows = [&self.dials, &self.checks];
+        rows.into_iter().any(|it| it.is_down() || it.failed.load(Ordering::Relaxed) != 0)
     }
 
     /// True while it is down.
     pub(crate) fn is_down(&self) -> bool {
-        let down = [&self.down_since, &self.checks.down_since];
-        down.into_iter().any(|it| it.load(Ordering::Relaxed) != UNSET)
+        self.dials.is_down() || self.checks.is_down()
     }
 
-    fn set_down(&self, now: Moment) -> bool {
-        let set = self.down_since.compare_exchange(UNSET, value(now), Ordering::Relaxed, Ordering::Relaxed);
-        if set.is_ok() {
+    fn count_down(&self, went_down: bool) -> bool {
+        if went_down {
             self.changes.add();
         }
-        set.is_ok()
+        went_down
     }
 
-    fn set_up(&self, now: Moment) -> bool {
-        let was = self.down_since.swap(UNSET, Ordering::Relaxed) != UNSET;
-        if was {
-            self.answered_dials.store(0, Ordering::Relaxed);
-            self.failed_dials.store(0, Ordering::Relaxed);
+    fn count_up(&self, came_up: bool, now: Moment) -> bool {
+        if came_up {
             self.used_since.store(value(now), Ordering::Relaxed);
             self.changes.add();
         }
-        was
+        came_up
     }
 }
 
